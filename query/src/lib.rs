@@ -1,0 +1,1 @@
+//! PromQL: parser, plan and an engine built of columns.

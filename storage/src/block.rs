@@ -1,0 +1,3 @@
+//! Blocks: immutable, self-describing, time-partitioned sets of chunks with their own index.
+
+pub mod source;

@@ -1,0 +1,12 @@
+//! Chronolith's time-series engine: an LSM whose runs are *blocks*, immutable, time-partitioned sets
+//! of chunks with their own inverted index, held in RocksDB. See ARCHITECTURE.md for the life of a
+//! sample and docs/format.md for every byte on disk.
+//!
+//! Without the feature `engine` only the formats and the open tables remain, which need no RocksDB.
+
+pub mod block;
+pub mod error;
+pub mod kv;
+pub mod part;
+
+pub use error::StorageError;

@@ -1,0 +1,229 @@
+//! The parts a version of the store is made of: open tables, frozen tables and blocks. The read path
+//! sees them through one trait and merges what they give.
+
+use crate::error::StorageError;
+use chronolith_model::Matcher;
+use chronolith_model::append::{Exemplar, Metadata};
+use chronolith_model::histogram::Histogram;
+use chronolith_model::queryable::{Estimate, HistogramNeed, QueryContext};
+use chronolith_model::symbols::Symbol;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Which of two parts wins where both hold a timestamp of a series: the lower one, because it was
+/// acknowledged first. Frozen tables get their number when they are frozen and blocks keep it; open
+/// tables rank after all of them.
+pub type Precedence = u64;
+
+/// What is selected from a part.
+#[derive(Clone, Copy, Debug)]
+pub struct PartSelect<'q> {
+    /// All must hold; an empty list means every series.
+    pub matchers: &'q [Matcher],
+    /// First millisecond wanted.
+    pub mint: i64,
+    /// Last millisecond wanted.
+    pub maxt: i64,
+}
+
+/// How samples are read.
+#[derive(Clone, Copy, Debug)]
+pub struct PartRead {
+    /// First millisecond wanted; more may come back.
+    pub mint: i64,
+    /// Last millisecond wanted.
+    pub maxt: i64,
+    /// False: float values may be replaced by a constant; staleness markers are still told apart.
+    pub values: bool,
+    /// How much of histograms is needed; reset hints need full buckets, so `Stats` reads them too.
+    pub histograms: HistogramNeed,
+    /// Whether start timestamps are wanted.
+    pub start_timestamps: bool,
+}
+
+/// An open table, a frozen table or a block, pinned: it does not go away while it is held.
+pub trait Part: Send + Sync {
+    /// Which part wins for equal timestamps.
+    fn precedence(&self) -> Precedence;
+
+    /// First and last timestamp, `None` if the part is empty.
+    fn time_range(&self) -> Option<(i64, i64)>;
+
+    /// Upper bounds from index and header.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the index cannot be read.
+    fn estimate(&self, select: &PartSelect<'_>) -> Result<Estimate, StorageError>;
+
+    /// Series that match and may have a sample in range, in block order. Deleted series (tombstones
+    /// that leave nothing) are not among them; deleted ranges are applied by `read`.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the query has to stop or the index cannot be read.
+    fn select(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Box<dyn PartSeries>, StorageError>;
+
+    /// Names of the labels of matching series, in any order, possibly repeated.
+    ///
+    /// # Errors
+    /// As [`Part::select`].
+    fn label_names(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<(), StorageError>;
+
+    /// Values of the label `name` of matching series, in any order, possibly repeated.
+    ///
+    /// # Errors
+    /// As [`Part::select`].
+    fn label_values(
+        &self,
+        name: &str,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<(), StorageError>;
+
+    /// Exemplars in range of the selected series: position in block order of the part is irrelevant,
+    /// labels are given as pairs.
+    ///
+    /// # Errors
+    /// As [`Part::select`].
+    fn exemplars(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&[(&str, &str)], &[Exemplar]),
+    ) -> Result<(), StorageError>;
+
+    /// Metadata of all metric families of the part.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it cannot be read.
+    fn metadata(&self, sink: &mut dyn FnMut(&str, &Metadata)) -> Result<(), StorageError>;
+}
+
+/// The selected series of one part.
+pub trait PartSeries: Send + Sync {
+    /// How many.
+    fn len(&self) -> u32;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All labels of a series, sorted by name, as symbols of the query's table.
+    ///
+    /// # Panics
+    /// If `index` is not below `len`.
+    fn labels(&self, index: u32) -> &[(Symbol, Symbol)];
+
+    /// Appends the runs of the series of `range` (ascending by series, then by time), with deleted
+    /// ranges already cut out. `Run::series` is the index of the series minus `range.start`.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the query has to stop, or stored bytes cannot be read or do not decode.
+    fn read(
+        &self,
+        range: Range<u32>,
+        read: &PartRead,
+        out: &mut RunBuffer,
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError>;
+
+    /// Index ranges that are cheap to read whole (a tile each), ascending, covering all series.
+    fn partitions(&self) -> Vec<Range<u32>>;
+}
+
+/// A stretch of a timestamp column that many series may share. Two stretches with the same `Arc`,
+/// `first` and `count` are the same times: compare with [`ColumnSlice::same`].
+#[derive(Clone, Debug)]
+pub struct ColumnSlice {
+    /// Milliseconds, strictly ascending.
+    pub column: Arc<Vec<i64>>,
+    /// Where the stretch begins.
+    pub first: u32,
+    /// How long it is.
+    pub count: u32,
+}
+
+impl ColumnSlice {
+    /// A whole column of its own.
+    pub fn private(times: Vec<i64>) -> Self {
+        let count = u32::try_from(times.len()).expect("a column holds fewer than 2^32 timestamps");
+        Self { column: Arc::new(times), first: 0, count }
+    }
+
+    /// The times of the stretch.
+    pub fn times(&self) -> &[i64] {
+        &self.column[self.first as usize..][..self.count as usize]
+    }
+
+    /// Whether both are the same stretch of the same column (not: of equal times).
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.column, &other.column) && self.first == other.first && self.count == other.count
+    }
+
+    /// The part of the stretch from `from` (counted from its start), `count` long.
+    ///
+    /// # Panics
+    /// If that reaches beyond the stretch.
+    #[must_use]
+    pub fn slice(&self, from: u32, count: u32) -> Self {
+        assert!(from + count <= self.count);
+        Self { column: Arc::clone(&self.column), first: self.first + from, count }
+    }
+}
+
+/// Decoded samples of consecutive series, as runs of one kind each.
+#[derive(Debug, Default)]
+pub struct RunBuffer {
+    /// Ascending by series, then by time; within a series strictly ascending over all runs.
+    pub runs: Vec<Run>,
+    /// Floats of all runs.
+    pub values: Vec<f64>,
+    /// Histograms of all runs, in their stored form.
+    pub histograms: Vec<Arc<Histogram>>,
+}
+
+/// Consecutive samples of one series and one kind.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Which series of the buffer.
+    pub series: u32,
+    /// Their times.
+    pub times: ColumnSlice,
+    /// Their values, one per time.
+    pub values: RunValues,
+    /// One per time, 0 where unknown; `None` if all are.
+    pub start_timestamps: Option<Arc<[i64]>>,
+    /// True if the sample before this run is not the one before it in the part's history (first run of
+    /// a chunk whose predecessor is elsewhere): reset hints of its first histogram become unknown.
+    pub first_of_chunk: bool,
+}
+
+/// Values of a run. Staleness markers are among them, bit for bit.
+#[derive(Clone, Debug)]
+pub enum RunValues {
+    /// Every value has these bits.
+    Constant(f64),
+    /// In [`RunBuffer::values`].
+    Floats(Range<usize>),
+    /// In [`RunBuffer::histograms`]; all of one form (integer or float) and one bucket layout.
+    Histograms(Range<usize>),
+}
+
+impl RunBuffer {
+    /// Empties the buffer and keeps its memory.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        self.values.clear();
+        self.histograms.clear();
+    }
+}
