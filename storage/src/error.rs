@@ -61,6 +61,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// A failed file operation.
+    pub fn io(operation: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { operation, path: path.into(), source }
+    }
+
     /// Corruption, told by the code that met it.
     pub fn corrupt(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into(), reason: reason.into() }
@@ -75,6 +80,23 @@ impl From<StorageError> for ReadError {
             other => Self::Io(error_chain(&other)),
         }
     }
+}
+
+/// Why an append was not taken at all. Nothing of the batch is acknowledged; sending it again is safe.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The store cannot log now (full disk, failed write or sync) and says so until what is in memory
+    /// is in blocks and a new log is open.
+    #[error("the store cannot take samples now: {reason}")]
+    Unavailable {
+        /// What is wrong.
+        reason: String,
+        /// Seconds after which a sender should try again.
+        retry_after_s: u64,
+    },
+    /// The store is closed or closing.
+    #[error("the store is closed")]
+    Closed,
 }
 
 /// An error and its causes, each said once.

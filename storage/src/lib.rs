@@ -7,6 +7,9 @@
 pub mod block;
 pub mod error;
 pub mod kv;
+pub mod metrics;
+pub mod options;
 pub mod part;
 
-pub use error::StorageError;
+pub use error::{AppendError, StorageError};
+pub use options::Options;
