@@ -1,1 +1,4 @@
-//! The monitoring server.
+//! The monitoring server: HTTP API, scraping, remote protocols and command line over the engine of
+//! `chronolith-storage` and the PromQL of `chronolith-query`.
+
+pub mod config;
