@@ -1,1 +1,3 @@
 //! PromQL: parser, plan and an engine built of columns.
+
+pub mod parser;
