@@ -1,3 +1,14 @@
 //! PromQL: parser, plan and an engine built of columns.
 
+pub mod engine;
+pub mod error;
+pub mod limits;
 pub mod parser;
+pub mod stats;
+pub mod value;
+
+pub use engine::{Engine, EngineOptions, Features, QueryOutput, QueryRequest};
+pub use error::QueryError;
+pub use limits::{Control, NoControl};
+pub use stats::QueryStats;
+pub use value::{InstantSample, RangeSeries, SampleValue, Value};

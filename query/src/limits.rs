@@ -1,0 +1,205 @@
+//! What a query may take: memory, samples held at once, and time.
+//!
+//! Memory is charged before it is taken. A query that would pass its own limit, or the limit over all queries,
+//! is the one that is refused; the others go on.
+
+use crate::error::QueryError;
+use chronolith_model::queryable::{QueryContext, Stop};
+use chronolith_model::symbols::SymbolTable;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Deepest nesting of operators that is evaluated. The parser allows 500; chains of binary operators lean to
+/// the left and are folded in loops.
+pub const MAX_DEPTH: usize = 2_000;
+/// Samples between two looks at the clock: a few milliseconds of work.
+pub(crate) const SAMPLES_PER_CHECK: usize = 64 * 1024;
+/// Cells a batch holds unless a row is longer: large enough to forget the cost of a batch, small enough for the
+/// second-level cache (512 KiB of values).
+pub(crate) const CELLS_PER_BATCH: usize = 64 * 1024;
+/// Rows a batch holds at most.
+pub(crate) const ROWS_PER_BATCH: usize = 4096;
+
+/// How the server stops a query: the client went away, or the deadline has passed. The query layer reads no
+/// clock itself.
+pub trait Control: Send + Sync {
+    /// Whether to go on. Cheap: it is called every few thousand samples, from several threads.
+    ///
+    /// # Errors
+    /// [`Stop`] once the query has to end.
+    fn check(&self) -> Result<(), Stop>;
+}
+
+/// A control that never stops a query, for tools and tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoControl;
+
+impl Control for NoControl {
+    fn check(&self) -> Result<(), Stop> {
+        Ok(())
+    }
+}
+
+/// Memory of all running queries together.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    limit_bytes: usize,
+    used_bytes: AtomicUsize,
+}
+
+impl SharedMemory {
+    pub(crate) fn new(limit_bytes: usize) -> Self {
+        Self { limit_bytes, used_bytes: AtomicUsize::new(0) }
+    }
+}
+
+/// The account of one query. Whatever is still charged when it is dropped is given back.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit_bytes: usize,
+    used_bytes: AtomicUsize,
+    shared: Arc<SharedMemory>,
+    max_samples: usize,
+    samples: AtomicUsize,
+    peak_samples: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit_bytes: usize, max_samples: usize, shared: Arc<SharedMemory>) -> Self {
+        Self {
+            limit_bytes,
+            used_bytes: AtomicUsize::new(0),
+            shared,
+            max_samples,
+            samples: AtomicUsize::new(0),
+            peak_samples: AtomicUsize::new(0),
+        }
+    }
+
+    fn charge_bytes(&self, size_bytes: usize) -> Result<(), Stop> {
+        let used = self.used_bytes.fetch_add(size_bytes, Ordering::Relaxed).saturating_add(size_bytes);
+        if used > self.limit_bytes {
+            self.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            return Err(Stop::OverBudget(format!(
+                "query processing would take more memory than the limit of {} bytes for one query (--query.max-memory)",
+                self.limit_bytes
+            )));
+        }
+        let all = self.shared.used_bytes.fetch_add(size_bytes, Ordering::Relaxed).saturating_add(size_bytes);
+        if all > self.shared.limit_bytes {
+            self.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            self.shared.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            return Err(Stop::OverBudget(format!(
+                "query processing would take more memory than the limit of {} bytes for all queries together (--query.max-total-memory)",
+                self.shared.limit_bytes
+            )));
+        }
+        Ok(())
+    }
+
+    fn release_bytes(&self, size_bytes: usize) {
+        self.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+        self.shared.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+    }
+
+    /// Charges memory and samples, given back when the result is dropped.
+    pub(crate) fn take(self: &Arc<Self>, size_bytes: usize, samples: usize) -> Result<Charge, QueryError> {
+        self.charge_bytes(size_bytes)?;
+        let mut charge = Charge { budget: Arc::clone(self), size_bytes, samples: 0 };
+        charge.add_samples(samples)?;
+        Ok(charge)
+    }
+
+    /// Most samples held at once so far.
+    pub(crate) fn peak_samples(&self) -> usize {
+        self.peak_samples.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        self.shared.used_bytes.fetch_sub(*self.used_bytes.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Memory and samples that are charged as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    budget: Arc<Budget>,
+    size_bytes: usize,
+    samples: usize,
+}
+
+impl Charge {
+    /// Charges further memory.
+    pub(crate) fn add_bytes(&mut self, size_bytes: usize) -> Result<(), QueryError> {
+        self.budget.charge_bytes(size_bytes)?;
+        self.size_bytes += size_bytes;
+        Ok(())
+    }
+
+    /// Charges further samples.
+    pub(crate) fn add_samples(&mut self, samples: usize) -> Result<(), QueryError> {
+        let held = self.budget.samples.fetch_add(samples, Ordering::Relaxed).saturating_add(samples);
+        self.samples += samples;
+        if held > self.budget.max_samples {
+            return Err(QueryError::TooManySamples);
+        }
+        self.budget.peak_samples.fetch_max(held, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.release_bytes(self.size_bytes);
+        self.budget.samples.fetch_sub(self.samples, Ordering::Relaxed);
+    }
+}
+
+/// What the store sees of a query.
+pub(crate) struct StoreContext<'q> {
+    pub(crate) control: &'q dyn Control,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) symbols: SymbolTable,
+}
+
+impl QueryContext for StoreContext<'_> {
+    fn check(&self) -> Result<(), Stop> {
+        self.control.check()
+    }
+
+    fn charge(&self, size_bytes: usize) -> Result<(), Stop> {
+        self.budget.charge_bytes(size_bytes)
+    }
+
+    fn release(&self, size_bytes: usize) {
+        self.budget.release_bytes(size_bytes);
+    }
+
+    fn symbols(&self) -> &SymbolTable {
+        &self.symbols
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_not_charged_and_what_is_dropped_is_given_back() {
+        let shared = Arc::new(SharedMemory::new(150));
+        let one = Arc::new(Budget::new(100, 10, Arc::clone(&shared)));
+        let two = Arc::new(Budget::new(100, 10, Arc::clone(&shared)));
+        let held = one.take(90, 8).unwrap();
+        assert!(matches!(one.take(20, 0), Err(QueryError::OverBudget(text)) if text.contains("one query")));
+        assert!(matches!(two.take(70, 0), Err(QueryError::OverBudget(text)) if text.contains("all queries")));
+        assert!(two.take(60, 0).is_ok());
+        assert_eq!(one.take(1, 3).unwrap_err(), QueryError::TooManySamples);
+        assert!(one.take(1, 2).is_ok());
+        assert_eq!(one.peak_samples(), 10);
+        drop(held);
+        assert!(two.take(100, 0).is_ok());
+        assert_eq!(shared.used_bytes.load(Ordering::Relaxed), 0);
+    }
+}
