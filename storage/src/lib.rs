@@ -5,6 +5,7 @@
 //! Without the feature `engine` only the formats and the open tables remain, which need no RocksDB.
 
 pub mod block;
+pub mod chunk;
 pub mod error;
 pub mod kv;
 pub mod metrics;
