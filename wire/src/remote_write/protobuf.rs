@@ -1,0 +1,390 @@
+//! Walking protobuf messages by hand: a reader that knows where it is, and the few writers needed.
+//!
+//! Source: Protocol Buffers, "Encoding", <https://protobuf.dev/programming-guides/encoding/>.
+
+/// How deep groups (a wire type that proto3 gave up, skipped like any unknown field) may nest.
+const MAX_GROUP_DEPTH: u32 = 16;
+
+/// Bytes that are no such message. Retrying cannot help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} at byte {offset}: {kind}")]
+pub struct DecodeError {
+    /// The field in question, such as `timeseries.samples`.
+    pub field: &'static str,
+    /// Where in the decompressed body.
+    pub offset: usize,
+    /// What is wrong.
+    pub kind: DecodeErrorKind,
+}
+
+/// What is wrong with the bytes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeErrorKind {
+    /// The message ends within the field.
+    #[error("ends early")]
+    EndsEarly,
+    /// A varint of more than ten bytes or 64 bits.
+    #[error("varint overflows 64 bits")]
+    VarintOverflow,
+    /// A length that reaches beyond the message around it.
+    #[error("length {0} reaches beyond the message")]
+    LengthBeyondMessage(u64),
+    /// A tag whose field number is 0 or above 2^29.
+    #[error("invalid field number")]
+    FieldNumber,
+    /// A wire type that does not go with the field, or that does not exist.
+    #[error("wire type {0} does not fit the field")]
+    WireType(u8),
+    /// A group that is not closed, or closed by the wrong number, or nested too deep.
+    #[error("unbalanced group")]
+    Group,
+    /// Packed doubles whose length is no multiple of eight.
+    #[error("packed doubles of {0} bytes")]
+    PackedLength(u64),
+    /// More elements than a batch can number, or than a request of this size can mean.
+    #[error("too many elements for the size of the request")]
+    TooMany,
+    /// The symbol table does not start with the empty string.
+    #[error("the first symbol must be the empty string")]
+    FirstSymbol,
+}
+
+pub(super) const VARINT: u8 = 0;
+pub(super) const FIXED64: u8 = 1;
+pub(super) const BYTES: u8 = 2;
+const GROUP_START: u8 = 3;
+const GROUP_END: u8 = 4;
+const FIXED32: u8 = 5;
+
+/// A field's number and wire type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub number: u32,
+    pub wire_type: u8,
+}
+
+/// Reads one message, which may lie within another; offsets count from the start of the body.
+// Invariant: at <= end <= body.len().
+#[derive(Clone, Debug)]
+pub(super) struct Reader<'a> {
+    body: &'a [u8],
+    at: usize,
+    end: usize,
+    field: &'static str,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(body: &'a [u8], field: &'static str) -> Self {
+        Self { body, at: 0, end: body.len(), field }
+    }
+
+    /// Where the next byte is read.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The body between two offsets.
+    pub fn slice(&self, start: usize, end: usize) -> &'a [u8] {
+        &self.body[start..end]
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.at >= self.end
+    }
+
+    #[cold]
+    pub fn error(&self, kind: DecodeErrorKind) -> DecodeError {
+        DecodeError { field: self.field, offset: self.at, kind }
+    }
+
+    #[inline]
+    pub fn varint(&mut self) -> Result<u64, DecodeError> {
+        match self.body[self.at..self.end].first() {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            Some(_) => self.long_varint(),
+            None => Err(self.error(DecodeErrorKind::EndsEarly)),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, DecodeError> {
+        let mut value = 0u64;
+        for (i, &byte) in self.body[self.at..self.end].iter().take(10).enumerate() {
+            if i == 9 && byte > 1 {
+                return Err(self.error(DecodeErrorKind::VarintOverflow));
+            }
+            value |= u64::from(byte & 0x7f) << (7 * i);
+            if byte < 0x80 {
+                self.at += i + 1;
+                return Ok(value);
+            }
+        }
+        Err(self.error(DecodeErrorKind::EndsEarly))
+    }
+
+    /// The next tag, or `None` at the end of the message.
+    #[inline]
+    pub fn tag(&mut self) -> Result<Option<Tag>, DecodeError> {
+        if self.is_done() {
+            return Ok(None);
+        }
+        let value = self.varint()?;
+        let number = value >> 3;
+        if number == 0 || number >= 1 << 29 {
+            return Err(self.error(DecodeErrorKind::FieldNumber));
+        }
+        Ok(Some(Tag { number: number as u32, wire_type: (value & 7) as u8 }))
+    }
+
+    /// Refuses a field that comes with another wire type than `wanted`.
+    #[inline]
+    pub fn expect(&self, tag: Tag, wanted: u8, field: &'static str) -> Result<(), DecodeError> {
+        if tag.wire_type == wanted {
+            return Ok(());
+        }
+        Err(DecodeError { field, offset: self.at, kind: DecodeErrorKind::WireType(tag.wire_type) })
+    }
+
+    pub fn fixed64(&mut self) -> Result<u64, DecodeError> {
+        match self.body[self.at..self.end].first_chunk::<8>() {
+            Some(bytes) => {
+                self.at += 8;
+                Ok(u64::from_le_bytes(*bytes))
+            }
+            None => Err(self.error(DecodeErrorKind::EndsEarly)),
+        }
+    }
+
+    /// A double field with its tag already read.
+    pub fn double(&mut self, tag: Tag, field: &'static str) -> Result<f64, DecodeError> {
+        self.expect(tag, FIXED64, field)?;
+        Ok(f64::from_bits(self.fixed64()?))
+    }
+
+    /// An `int64`, `uint64`, `uint32`, `bool` or enum field with its tag already read.
+    pub fn integer(&mut self, tag: Tag, field: &'static str) -> Result<u64, DecodeError> {
+        self.expect(tag, VARINT, field)?;
+        self.varint()
+    }
+
+    /// A `sint32` or `sint64` field with its tag already read.
+    pub fn signed(&mut self, tag: Tag, field: &'static str) -> Result<i64, DecodeError> {
+        Ok(unzigzag(self.integer(tag, field)?))
+    }
+
+    /// A message within this one, with its tag already read.
+    #[inline]
+    pub fn message(&mut self, tag: Tag, field: &'static str) -> Result<Reader<'a>, DecodeError> {
+        self.expect(tag, BYTES, field)?;
+        let length = self.varint()?;
+        let left = (self.end - self.at) as u64;
+        if length > left {
+            let kind = DecodeErrorKind::LengthBeyondMessage(length);
+            return Err(DecodeError { field, offset: self.at, kind });
+        }
+        let start = self.at;
+        self.at += length as usize;
+        Ok(Reader { body: self.body, at: start, end: self.at, field })
+    }
+
+    /// A string or bytes field with its tag already read.
+    pub fn bytes(&mut self, tag: Tag, field: &'static str) -> Result<&'a [u8], DecodeError> {
+        let inner = self.message(tag, field)?;
+        Ok(&self.body[inner.at..inner.end])
+    }
+
+    /// A repeated integer, packed or not: appends what `map` makes of each.
+    pub fn integers<T>(
+        &mut self,
+        tag: Tag,
+        field: &'static str,
+        out: &mut Vec<T>,
+        map: impl Fn(u64) -> T,
+    ) -> Result<(), DecodeError> {
+        if tag.wire_type == VARINT {
+            out.push(map(self.varint()?));
+            return Ok(());
+        }
+        let mut packed = self.message(tag, field)?;
+        while !packed.is_done() {
+            out.push(map(packed.varint()?));
+        }
+        Ok(())
+    }
+
+    /// A repeated double, packed or not.
+    pub fn doubles(&mut self, tag: Tag, field: &'static str, out: &mut Vec<f64>) -> Result<(), DecodeError> {
+        if tag.wire_type == FIXED64 {
+            out.push(f64::from_bits(self.fixed64()?));
+            return Ok(());
+        }
+        let bytes = self.bytes(tag, field)?;
+        let (doubles, rest) = bytes.as_chunks::<8>();
+        if !rest.is_empty() {
+            let kind = DecodeErrorKind::PackedLength(bytes.len() as u64);
+            return Err(DecodeError { field, offset: self.at, kind });
+        }
+        out.extend(doubles.iter().map(|bytes| f64::from_le_bytes(*bytes)));
+        Ok(())
+    }
+
+    /// Passes over a field nobody asked for.
+    pub fn skip(&mut self, tag: Tag) -> Result<(), DecodeError> {
+        self.skip_nested(tag, 0)
+    }
+
+    fn skip_nested(&mut self, tag: Tag, depth: u32) -> Result<(), DecodeError> {
+        match tag.wire_type {
+            VARINT => self.varint().map(drop),
+            FIXED64 => self.fixed64().map(drop),
+            BYTES => self.message(tag, self.field).map(drop),
+            FIXED32 if self.end - self.at >= 4 => {
+                self.at += 4;
+                Ok(())
+            }
+            FIXED32 => Err(self.error(DecodeErrorKind::EndsEarly)),
+            GROUP_START if depth < MAX_GROUP_DEPTH => self.skip_group(tag.number, depth),
+            GROUP_START | GROUP_END => Err(self.error(DecodeErrorKind::Group)),
+            other => Err(self.error(DecodeErrorKind::WireType(other))),
+        }
+    }
+
+    fn skip_group(&mut self, number: u32, depth: u32) -> Result<(), DecodeError> {
+        while let Some(tag) = self.tag()? {
+            if tag.wire_type == GROUP_END {
+                if tag.number == number {
+                    return Ok(());
+                }
+                break;
+            }
+            self.skip_nested(tag, depth + 1)?;
+        }
+        Err(self.error(DecodeErrorKind::Group))
+    }
+}
+
+pub(super) fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+pub(super) fn zigzag(value: i64) -> u64 {
+    (value << 1) as u64 ^ (value >> 63) as u64
+}
+
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+pub(super) fn put_tag(out: &mut Vec<u8>, number: u32, wire_type: u8) {
+    put_varint(out, u64::from(number) << 3 | u64::from(wire_type));
+}
+
+/// A varint field; proto3 leaves out zeros.
+pub(super) fn put_integer(out: &mut Vec<u8>, number: u32, value: u64) {
+    if value != 0 {
+        put_tag(out, number, VARINT);
+        put_varint(out, value);
+    }
+}
+
+/// A double field; proto3 leaves out positive zeros, by their bits.
+pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
+    if value.to_bits() != 0 {
+        put_tag(out, number, FIXED64);
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// A string, bytes or message field, present even if empty.
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    put_tag(out, number, BYTES);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// A message field that `write` fills.
+pub(super) fn put_message(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    put_tag(out, number, BYTES);
+    let start = out.len();
+    write(out);
+    let length = out.len() - start;
+    // The length goes in front of what it counts. Most messages are shorter than 128 bytes, where
+    // that moves them by one.
+    let mut varint = Vec::with_capacity(10);
+    put_varint(&mut varint, length as u64);
+    out.splice(start..start, varint);
+}
+
+/// A packed repeated integer, left out if empty.
+pub(super) fn put_packed(out: &mut Vec<u8>, number: u32, values: impl ExactSizeIterator<Item = u64>) {
+    if values.len() > 0 {
+        put_message(out, number, |out| values.for_each(|value| put_varint(out, value)));
+    }
+}
+
+/// A packed repeated double, left out if empty.
+pub(super) fn put_packed_doubles(out: &mut Vec<u8>, number: u32, values: &[f64]) {
+    if !values.is_empty() {
+        put_tag(out, number, BYTES);
+        put_varint(out, values.len() as u64 * 8);
+        values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_need_not_be_minimal() {
+        let mut reader = Reader::new(&[0x81, 0x80, 0x00], "test");
+        assert_eq!(reader.varint(), Ok(1));
+        assert!(reader.is_done());
+    }
+
+    #[test]
+    fn a_varint_of_more_than_64_bits_is_refused() {
+        let mut reader = Reader::new(&[0xff; 11], "test");
+        assert_eq!(reader.varint().unwrap_err().kind, DecodeErrorKind::VarintOverflow);
+        let mut reader = Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], "test");
+        assert_eq!(reader.varint(), Ok(u64::MAX));
+    }
+
+    #[test]
+    fn errors_name_field_and_offset() {
+        let mut reader = Reader::new(&[0x0a, 0x05, 0x00], "request");
+        let tag = reader.tag().unwrap().unwrap();
+        let error = reader.message(tag, "timeseries").unwrap_err();
+        assert_eq!(error.to_string(), "timeseries at byte 2: length 5 reaches beyond the message");
+    }
+
+    #[test]
+    fn groups_are_skipped_and_must_balance() {
+        let balanced = [0x0b, 0x10, 0x01, 0x0c];
+        let mut reader = Reader::new(&balanced, "test");
+        let tag = reader.tag().unwrap().unwrap();
+        assert_eq!(reader.skip(tag), Ok(()));
+        assert!(reader.is_done());
+        let crossed = [0x0b, 0x14];
+        let mut reader = Reader::new(&crossed, "test");
+        let tag = reader.tag().unwrap().unwrap();
+        assert_eq!(reader.skip(tag).unwrap_err().kind, DecodeErrorKind::Group);
+        let deep = [0x0b; 64];
+        let mut reader = Reader::new(&deep, "test");
+        let tag = reader.tag().unwrap().unwrap();
+        assert_eq!(reader.skip(tag).unwrap_err().kind, DecodeErrorKind::Group);
+    }
+
+    #[test]
+    fn zigzag_round_trips() {
+        for value in [0, -1, 1, i64::MIN, i64::MAX] {
+            assert_eq!(unzigzag(zigzag(value)), value);
+        }
+    }
+}
