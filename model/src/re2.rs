@@ -1,9 +1,26 @@
-//! Go's RE2 syntax on Rust's regex engine.
+//! Go's RE2 syntax on Rust's regex engine: matchers, relabelling and `label_replace` accept what
+//! Prometheus accepts and mean what Prometheus means.
+
+mod translate;
+
+use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::hir::Hir;
+use regex_syntax::hir::literal::{ExtractKind, Extractor};
+
+/// Largest compiled program. Prometheus has no such bound; a pattern beyond it is refused instead of
+/// taking the memory.
+const MAX_PROGRAM_BYTES: usize = 16 << 20;
+/// Longest pattern that is parsed.
+const MAX_PATTERN_BYTES: usize = 1 << 20;
+/// A pattern that stands for at most this many strings is looked up string by string.
+const MAX_LITERALS: usize = 4096;
 
 /// A fully anchored pattern in which the dot matches newlines, as matchers and relabelling use.
 #[derive(Clone, Debug)]
 pub struct Re2 {
-    regex: regex::Regex,
+    regex: Regex,
+    literals: Option<Vec<String>>,
+    prefix: String,
 }
 
 /// The pattern is not RE2 syntax, or its program would be too large.
@@ -14,19 +31,108 @@ pub struct Re2Error {
     pub reason: String,
 }
 
+impl Re2Error {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
 impl Re2 {
     /// Compiles `^(?s:pattern)$`.
     ///
     /// # Errors
     /// [`Re2Error`] if the pattern is not RE2 syntax or its program would be too large.
     pub fn anchored(pattern: &str) -> Result<Self, Re2Error> {
-        let regex = regex::Regex::new(&format!("^(?s:{pattern})$"))
-            .map_err(|error| Re2Error { reason: error.to_string() })?;
-        Ok(Self { regex })
+        if pattern.len() > MAX_PATTERN_BYTES {
+            let reason = format!("pattern of {} bytes, the limit is {MAX_PATTERN_BYTES}", pattern.len());
+            return Err(Re2Error::new(reason));
+        }
+        let translated = translate::translate(pattern)?;
+        let regex = RegexBuilder::new(&format!("^(?s:{translated})$"))
+            .size_limit(MAX_PROGRAM_BYTES)
+            .build()
+            .map_err(|error| match error {
+                regex::Error::CompiledTooBig(limit) => {
+                    Re2Error::new(format!("expression too large: its program takes more than {limit} bytes"))
+                }
+                other => Re2Error::new(other.to_string()),
+            })?;
+        let hir = regex_syntax::ParserBuilder::new()
+            .utf8(false)
+            .dot_matches_new_line(true)
+            .build()
+            .parse(&translated)
+            .map_err(|error| Re2Error::new(error.to_string()))?;
+        Ok(Self { regex, literals: exact_literals(&hir), prefix: common_prefix(&hir) })
     }
 
     /// Whether the whole of `text` matches.
     pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(text)
+        match &self.literals {
+            Some(literals) => literals.binary_search_by(|literal| literal.as_str().cmp(text)).is_ok(),
+            None => text.starts_with(&self.prefix) && self.regex.is_match(text.as_bytes()),
+        }
+    }
+
+    /// The strings the pattern stands for, sorted, if it is nothing but a choice of a few strings.
+    pub fn literals(&self) -> Option<&[String]> {
+        self.literals.as_deref()
+    }
+
+    /// What every match begins with; often empty.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// If the whole of `text` matches, `template` with `$1`, `${1}` and `$name` replaced by what the
+    /// groups matched. As in Go, `$1x` is the group named `1x`, and an unknown group is empty.
+    pub fn expand(&self, text: &str, template: &str) -> Option<String> {
+        let captures = self.regex.captures(text.as_bytes())?;
+        let mut expanded = Vec::new();
+        captures.expand(template.as_bytes(), &mut expanded);
+        Some(
+            String::from_utf8(expanded)
+                .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()),
+        )
     }
 }
+
+/// The finite set of strings a pattern stands for, if it is small.
+fn exact_literals(hir: &Hir) -> Option<Vec<String>> {
+    // The extractor sees assertions such as `\b` as empty.
+    if !hir.properties().look_set().is_empty() {
+        return None;
+    }
+    let mut extractor = Extractor::new();
+    extractor
+        .kind(ExtractKind::Prefix)
+        .limit_total(MAX_LITERALS)
+        .limit_class(64)
+        .limit_literal_len(1 << 16)
+        .limit_repeat(64);
+    let sequence = extractor.extract(hir);
+    if !sequence.is_exact() {
+        return None;
+    }
+    let mut literals = sequence
+        .literals()?
+        .iter()
+        .map(|literal| String::from_utf8(literal.as_bytes().to_vec()).ok())
+        .collect::<Option<Vec<_>>>()?;
+    literals.sort_unstable();
+    literals.dedup();
+    Some(literals)
+}
+
+fn common_prefix(hir: &Hir) -> String {
+    let sequence = Extractor::new().kind(ExtractKind::Prefix).extract(hir);
+    let prefix = sequence.longest_common_prefix().unwrap_or_default();
+    // A prefix cut inside a character is cut back to whole characters.
+    match std::str::from_utf8(prefix) {
+        Ok(prefix) => prefix.to_owned(),
+        Err(error) => String::from_utf8_lossy(&prefix[..error.valid_up_to()]).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! What Go accepts, refuses and matches.
+
+use super::*;
+use proptest::prelude::*;
+
+#[test]
+fn patterns_match_what_go_matches() {
+    let cases: &[(&str, &[&str], &[&str])] = &[
+        ("", &[""], &["a"]),
+        ("a|b", &["a", "b"], &["ab", "", "xa"]),
+        ("foo.*", &["foo", "foobar", "foo\nbar"], &["xfoo", "fo"]),
+        (r"\d+", &["123"], &["", "\u{663}"]),
+        (r"\w+", &["az_09"], &["\u{e9}"]),
+        (r"\s", &[" ", "\t", "\n", "\r", "\u{c}"], &["\u{a0}", "\u{b}"]),
+        (r"[\d\-x]+", &["1-x"], &["y"]),
+        (r"[a&&b]+", &["a&b"], &["c"]),
+        (r"[[a]+", &["[a"], &["b"]),
+        (r"[]a]+", &["]a"], &["b"]),
+        (r"[^]a]", &["b"], &["]", "a"]),
+        (r"[a-]+", &["a-"], &["b"]),
+        (r"[~~&-]+", &["~-&"], &["a"]),
+        (r"[[:alpha:]]+", &["ab"], &["1"]),
+        (r"[[:^alpha:]]+", &["12"], &["a"]),
+        (r"\Qa.b*\E+", &["a.b*", "a.b**"], &["axb"]),
+        (r"\Qa.b", &["a.b"], &["axb"]),
+        (r"a{,2}", &["a{,2}"], &["aa"]),
+        (r"a{2}", &["aa"], &["a", "a{2}"]),
+        (r"{a}", &["{a}"], &[]),
+        (r"\<a\>", &["<a>"], &["a"]),
+        (r"\101\x42\x{43}", &["ABC"], &[]),
+        (r"(?i)abc", &["ABC", "abc"], &["abd"]),
+        (r"(?i:a)b", &["Ab"], &["AB"]),
+        (r"(?m)a$\nb", &["a\nb"], &["ab"]),
+        (r"(?-s)a.b", &["axb"], &["a\nb"]),
+        (r"a\bb|a\b-", &["a-"], &["ab"]),
+        (r"a\Bb", &["ab"], &["a-b"]),
+        (r"\pL\p{Greek}\p{^Greek}\PL", &["a\u{3b1}b1"], &["a\u{3b1}\u{3b1}1"]),
+        (r"(?P<x>a)(?<y>b)", &["ab"], &["a"]),
+        (r"#\ ", &["# "], &["#"]),
+        ("a.c", &["a\u{e9}c"], &["a\u{e9}\u{e9}c"]),
+        (r"a|b$|^c", &["a", "b", "c"], &["ab"]),
+        ("(?)a", &["a"], &["b"]),
+    ];
+    for (pattern, matching, other) in cases {
+        let re = Re2::anchored(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+        for text in *matching {
+            assert!(re.is_match(text), "{pattern:?} should match {text:?}");
+        }
+        for text in *other {
+            assert!(!re.is_match(text), "{pattern:?} should not match {text:?}");
+        }
+    }
+}
+
+#[test]
+fn what_go_refuses_is_refused_in_its_words() {
+    let cases = [
+        ("(a", "missing closing ): `(a`"),
+        ("a)", "unexpected ): `a)`"),
+        ("[a", "missing closing ]: `[a`"),
+        ("*", "missing argument to repetition operator: `*`"),
+        ("a**", "invalid nested repetition operator: `**`"),
+        ("a+*", "invalid nested repetition operator: `+*`"),
+        ("a{1001}", "invalid repeat count: `{1001}`"),
+        ("a{2,1}", "invalid repeat count: `{2,1}`"),
+        ("[b-a]", "invalid character class range: `b-a`"),
+        (r"\y", r"invalid escape sequence: `\y`"),
+        (r"\1", r"invalid escape sequence: `\1`"),
+        (r"\Z", r"invalid escape sequence: `\Z`"),
+        (r"\C", r"invalid escape sequence: `\C`"),
+        ("a\\", "trailing backslash at end of expression: ``"),
+        ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
+        ("(?x)a", "invalid or unsupported Perl syntax: `(?x`"),
+        (r"\p{Nope}", r"invalid character class range: `\p{Nope}`"),
+        ("(?P<1>a)", "invalid named capture: `(?P<1>`"),
+    ];
+    for (pattern, expected) in cases {
+        let error = Re2::anchored(pattern).expect_err(pattern);
+        assert_eq!(error.to_string(), format!("error parsing regexp: {expected}"));
+    }
+}
+
+#[test]
+fn choices_of_strings_become_literals() {
+    let literals = |pattern: &str| Re2::anchored(pattern).unwrap().literals().map(<[String]>::to_vec);
+    assert_eq!(literals("b|a"), Some(vec!["a".into(), "b".into()]));
+    assert_eq!(literals("node-(1|2)"), Some(vec!["node-1".into(), "node-2".into()]));
+    assert_eq!(literals("a?"), Some(vec![String::new(), "a".into()]));
+    assert_eq!(literals("a.*"), None);
+    assert_eq!(literals(r"a\bb"), None);
+    assert_eq!(Re2::anchored("foo-[0-9]+").unwrap().prefix(), "foo-");
+    assert_eq!(Re2::anchored("foo|fab.*").unwrap().prefix(), "f");
+}
+
+#[test]
+fn templates_expand_as_in_go() {
+    let re = Re2::anchored(r"(\w+)-(?P<n>\d+)").unwrap();
+    let cases = [
+        ("$1", "node"),
+        ("${1}x", "nodex"),
+        ("$1x", ""),
+        ("$n:$2", "7:7"),
+        ("$$1", "$1"),
+        ("$", "$"),
+        ("a$9b", "a"),
+    ];
+    for (template, expected) in cases {
+        assert_eq!(re.expand("node-7", template).as_deref(), Some(expected), "{template}");
+    }
+    assert_eq!(re.expand("node", "$1"), None);
+}
+
+#[test]
+fn huge_programs_are_refused() {
+    assert!(Re2::anchored(r"((\pL{1000}){1000}){1000}").is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_pattern_panics(pattern in r"[\\\[\](){}|*+?.^$a-c0-9QEpPxdwsi:<>=!&~-]{0,24}", text in "[a-c0-9]{0,8}") {
+        if let Ok(re) = Re2::anchored(&pattern) {
+            let matched = re.is_match(&text);
+            prop_assert_eq!(matched, re.regex.is_match(text.as_bytes()), "{}", pattern);
+        }
+    }
+}
