@@ -1,3 +1,5 @@
 //! Blocks: immutable, self-describing, time-partitioned sets of chunks with their own index.
 
+pub mod content;
+pub mod header;
 pub mod source;
