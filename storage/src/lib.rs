@@ -7,6 +7,7 @@
 pub mod block;
 pub mod chunk;
 pub mod error;
+pub mod index;
 pub mod kv;
 pub mod metrics;
 pub mod options;

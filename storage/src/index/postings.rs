@@ -1,0 +1,565 @@
+//! Sets of series: sorted ranks, held as runs of consecutive ranks where that is shorter and as a
+//! list otherwise; their algebra, and the form in which they are stored.
+//!
+//! "All series" is one run, so a complement (`all` minus a set) holds at most one run more than what
+//! was taken away, whatever the number of ranks in it.
+
+use super::varint::{Bytes, put_varint};
+use std::fmt;
+
+/// Consecutive ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RankRun {
+    /// First rank.
+    pub start: u32,
+    /// Behind the last rank.
+    pub end: u32,
+}
+
+impl RankRun {
+    /// How many ranks.
+    pub const fn count(self) -> u32 {
+        self.end - self.start
+    }
+}
+
+/// A sorted set of ranks below `u32::MAX`.
+// Invariant: `List` exactly if it takes fewer bytes than runs, so equal sets are equal values.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Postings {
+    repr: Repr,
+    count: u32,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Repr {
+    // Invariant: no run empty; ascending; a gap of at least one between neighbours.
+    Runs(Vec<RankRun>),
+    // Invariant: strictly ascending.
+    List(Vec<u32>),
+}
+
+impl Default for Repr {
+    fn default() -> Self {
+        Self::Runs(Vec::new())
+    }
+}
+
+impl Postings {
+    /// The empty set.
+    pub const fn empty() -> Self {
+        Self { repr: Repr::Runs(Vec::new()), count: 0 }
+    }
+
+    /// All ranks below `n_series`.
+    pub fn all(n_series: u32) -> Self {
+        let mut builder = PostingsBuilder::default();
+        builder.push_run(0, n_series);
+        builder.finish()
+    }
+
+    /// A set from ascending ranks; repeated ones count once.
+    ///
+    /// # Panics
+    /// If the ranks are not ascending.
+    pub fn from_sorted(ranks: impl IntoIterator<Item = u32>) -> Self {
+        let mut builder = PostingsBuilder::default();
+        for rank in ranks {
+            builder.push(rank);
+        }
+        builder.finish()
+    }
+
+    /// How many ranks.
+    pub const fn len(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes on the heap.
+    pub fn size_bytes(&self) -> usize {
+        match &self.repr {
+            Repr::Runs(runs) => size_of_val(runs.as_slice()),
+            Repr::List(list) => size_of_val(list.as_slice()),
+        }
+    }
+
+    /// Whether `rank` is in the set.
+    pub fn contains(&self, rank: u32) -> bool {
+        match &self.repr {
+            Repr::Runs(runs) => {
+                let at = runs.partition_point(|run| run.end <= rank);
+                runs.get(at).is_some_and(|run| run.start <= rank)
+            }
+            Repr::List(list) => list.binary_search(&rank).is_ok(),
+        }
+    }
+
+    /// The ranks, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.runs().flat_map(|run| run.start..run.end)
+    }
+
+    /// The set as runs, ascending; neighbouring ranks of a list may come as one run each.
+    pub fn runs(&self) -> impl Iterator<Item = RankRun> + '_ {
+        let (runs, list): (&[RankRun], &[u32]) = match &self.repr {
+            Repr::Runs(runs) => (runs, &[]),
+            Repr::List(list) => (&[], list),
+        };
+        runs.iter().copied().chain(list.iter().map(|&rank| RankRun { start: rank, end: rank + 1 }))
+    }
+
+    /// The greatest rank.
+    pub fn last(&self) -> Option<u32> {
+        match &self.repr {
+            Repr::Runs(runs) => runs.last().map(|run| run.end - 1),
+            Repr::List(list) => list.last().copied(),
+        }
+    }
+
+    /// Ranks in both sets. Jumps over what one side leaves out, so a small set against a large one
+    /// costs about the small one.
+    #[must_use]
+    pub fn intersect(&self, other: &Self) -> Self {
+        let mut builder = PostingsBuilder::default();
+        overlaps(self, other, |start, end| {
+            builder.push_run(start, end);
+            true
+        });
+        builder.finish()
+    }
+
+    /// Whether a rank is in both sets.
+    pub fn intersects(&self, other: &Self) -> bool {
+        let mut found = false;
+        overlaps(self, other, |_, _| {
+            found = true;
+            false
+        });
+        found
+    }
+
+    /// Ranks of this set that are not in `other`.
+    #[must_use]
+    pub fn subtract(&self, other: &Self) -> Self {
+        if other.is_empty() {
+            return self.clone();
+        }
+        let mut builder = PostingsBuilder::default();
+        let mut gone = Cursor::new(other);
+        for run in self.runs() {
+            let mut start = run.start;
+            gone.seek(start);
+            while let Some(hole) = gone.current().filter(|hole| hole.start < run.end) {
+                if start < hole.start {
+                    builder.push_run(start, hole.start);
+                }
+                start = hole.end.min(run.end);
+                if hole.end >= run.end {
+                    break;
+                }
+                gone.advance();
+            }
+            if start < run.end {
+                builder.push_run(start, run.end);
+            }
+        }
+        builder.finish()
+    }
+
+    /// Ranks in any of the sets.
+    pub fn union<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut runs: Vec<RankRun> = Vec::new();
+        let mut n_sets = 0;
+        for set in sets.into_iter().filter(|set| !set.is_empty()) {
+            n_sets += 1;
+            runs.extend(set.runs());
+        }
+        if n_sets > 1 {
+            // The standard sort finds the ascending stretches that the sets are and merges them.
+            runs.sort_by_key(|run| run.start);
+        }
+        let mut builder = PostingsBuilder::default();
+        for run in runs {
+            builder.push_run(run.start, run.end);
+        }
+        builder.finish()
+    }
+
+    /// The ranks for which `keep` holds; `keep` may fail.
+    ///
+    /// # Errors
+    /// The first error of `keep`.
+    pub fn try_filter<E>(&self, mut keep: impl FnMut(u32) -> Result<bool, E>) -> Result<Self, E> {
+        let mut builder = PostingsBuilder::default();
+        for rank in self.iter() {
+            if keep(rank)? {
+                builder.push(rank);
+            }
+        }
+        Ok(builder.finish())
+    }
+
+    /// Appends the stored form: a varint with the number of ranks, then per run a varint
+    /// `gap << 1 | (length > 1)` and, if that bit is set, a varint `length - 2`. `gap` is the number of
+    /// ranks left out since the end of the run before, less one for all runs but the first (there is
+    /// always one).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut encoder = PostingsEncoder::default();
+        for rank_run in self.runs() {
+            encoder.push_run(rank_run.start, rank_run.end);
+        }
+        encoder.finish(out);
+    }
+
+    /// Reads the stored form. Ranks are below `n_series`.
+    ///
+    /// # Errors
+    /// [`PostingsError`] if the bytes are not what `encode` writes for such ranks.
+    pub fn decode(bytes: &[u8], n_series: u32) -> Result<Self, PostingsError> {
+        let mut rest = Bytes(bytes);
+        let count = rest.varint().ok_or(PostingsError::Truncated)?;
+        if count > u64::from(n_series) {
+            return Err(PostingsError::TooMany { count, n_series });
+        }
+        // A run takes a byte at least, so the bytes that are there bound what is allocated.
+        let mut runs = Vec::with_capacity(rest.len().min(count as usize));
+        let mut position = 0u64;
+        let mut seen = 0u64;
+        while !rest.is_empty() {
+            let head = rest.varint().ok_or(PostingsError::Truncated)?;
+            let length = match head & 1 {
+                0 => 1,
+                _ => rest.varint_u32().ok_or(PostingsError::Truncated).map(|more| u64::from(more) + 2)?,
+            };
+            let start = position + (head >> 1) + u64::from(!runs.is_empty());
+            let end = start + length;
+            if end > u64::from(n_series) {
+                return Err(PostingsError::Rank { rank: end - 1, n_series });
+            }
+            runs.push(RankRun { start: start as u32, end: end as u32 });
+            seen += length;
+            position = end;
+        }
+        if seen != count {
+            return Err(PostingsError::Count { expected: count, found: seen });
+        }
+        Ok(Self::from_runs(runs, seen as u32))
+    }
+
+    // `runs` obeys the invariant of `Repr::Runs` and holds `count` ranks.
+    fn from_runs(mut runs: Vec<RankRun>, count: u32) -> Self {
+        let repr = if u64::from(count) < 2 * runs.len() as u64 {
+            Repr::List(runs.iter().flat_map(|run| run.start..run.end).collect())
+        } else {
+            runs.shrink_to_fit();
+            Repr::Runs(runs)
+        };
+        Self { repr, count }
+    }
+}
+
+impl fmt::Debug for Postings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.runs().map(|run| run.start..run.end)).finish()
+    }
+}
+
+/// Why stored postings do not decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostingsError {
+    /// The bytes end within a number, or a number does not fit.
+    #[error("postings end within a number")]
+    Truncated,
+    /// More ranks are announced than there are series.
+    #[error("postings of {count} ranks among {n_series} series")]
+    TooMany {
+        /// What the record says.
+        count: u64,
+        /// Series of the block.
+        n_series: u32,
+    },
+    /// A rank is no series.
+    #[error("rank {rank} among {n_series} series")]
+    Rank {
+        /// The rank.
+        rank: u64,
+        /// Series of the block.
+        n_series: u32,
+    },
+    /// The runs hold another number of ranks than announced.
+    #[error("postings hold {found} ranks where {expected} are announced")]
+    Count {
+        /// Announced.
+        expected: u64,
+        /// In the runs.
+        found: u64,
+    },
+}
+
+/// Collects ascending ranks.
+#[derive(Debug, Default)]
+pub struct PostingsBuilder {
+    runs: Vec<RankRun>,
+    count: u32,
+}
+
+impl PostingsBuilder {
+    /// Adds a rank that is not below any before it.
+    ///
+    /// # Panics
+    /// If it is below the start of the last run.
+    pub fn push(&mut self, rank: u32) {
+        self.push_run(rank, rank + 1);
+    }
+
+    /// Adds `start..end`, where `start` is not below the start of the run before; an empty range adds
+    /// nothing.
+    ///
+    /// # Panics
+    /// If `start` is below the start of the last run.
+    pub fn push_run(&mut self, start: u32, end: u32) {
+        if start >= end {
+            return;
+        }
+        match self.runs.last_mut() {
+            Some(last) if start <= last.end => {
+                assert!(last.start <= start, "ranks are added in ascending order");
+                self.count += end.saturating_sub(last.end);
+                last.end = last.end.max(end);
+            }
+            _ => {
+                self.count += end - start;
+                self.runs.push(RankRun { start, end });
+            }
+        }
+    }
+
+    /// The set.
+    pub fn finish(self) -> Postings {
+        Postings::from_runs(self.runs, self.count)
+    }
+}
+
+/// Writes the stored form while ascending ranks arrive, in a few bytes a run: see
+/// [`Postings::encode`].
+#[derive(Debug, Default)]
+pub struct PostingsEncoder {
+    bytes: Vec<u8>,
+    // End of the last run in `bytes`.
+    written_end: u32,
+    // The run that may still grow, not in `bytes` yet.
+    open: Option<RankRun>,
+    count: u32,
+}
+
+impl PostingsEncoder {
+    /// Adds a rank above all before it.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn push(&mut self, rank: u32) {
+        self.push_run(rank, rank + 1);
+    }
+
+    /// Adds `start..end`, which lies behind all ranks before it.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn push_run(&mut self, start: u32, end: u32) {
+        assert!(start < end);
+        match &mut self.open {
+            Some(open) if open.end == start => open.end = end,
+            Some(open) => {
+                assert!(open.end < start, "ranks are added in ascending order");
+                let closed = *open;
+                *open = RankRun { start, end };
+                self.write(closed);
+            }
+            None => self.open = Some(RankRun { start, end }),
+        }
+        self.count += end - start;
+    }
+
+    /// How many ranks were added.
+    pub const fn len(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether none was.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Appends the stored form to `out`.
+    pub fn finish(mut self, out: &mut Vec<u8>) {
+        if let Some(open) = self.open.take() {
+            self.write(open);
+        }
+        put_varint(out, u64::from(self.count));
+        out.extend_from_slice(&self.bytes);
+    }
+
+    fn write(&mut self, run: RankRun) {
+        // Ends are above zero, so zero says that nothing is written yet.
+        let gap = match self.written_end {
+            0 => run.start,
+            end => run.start - end - 1,
+        };
+        self.written_end = run.end;
+        let long = run.count() > 1;
+        put_varint(&mut self.bytes, u64::from(gap) << 1 | u64::from(long));
+        if long {
+            put_varint(&mut self.bytes, u64::from(run.count() - 2));
+        }
+    }
+}
+
+/// A place in a set that only moves forward.
+struct Cursor<'a> {
+    set: &'a Repr,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(set: &'a Postings) -> Self {
+        Self { set: &set.repr, at: 0 }
+    }
+
+    fn current(&self) -> Option<RankRun> {
+        match self.set {
+            Repr::Runs(runs) => runs.get(self.at).copied(),
+            Repr::List(list) => list.get(self.at).map(|&rank| RankRun { start: rank, end: rank + 1 }),
+        }
+    }
+
+    fn advance(&mut self) {
+        self.at += 1;
+    }
+
+    /// Moves to the first run that ends behind `rank`.
+    fn seek(&mut self, rank: u32) {
+        self.at = match self.set {
+            Repr::Runs(runs) => gallop(runs, self.at, |run| run.end <= rank),
+            Repr::List(list) => gallop(list, self.at, |&other| other < rank),
+        };
+    }
+}
+
+/// The first position from `from` on where `before` does not hold, found in steps that double.
+fn gallop<T>(items: &[T], from: usize, before: impl Fn(&T) -> bool) -> usize {
+    let mut low = from;
+    let mut step = 1;
+    while items.get(low + step - 1).is_some_and(&before) {
+        low += step;
+        step *= 2;
+    }
+    let high = (low + step - 1).min(items.len());
+    low.min(items.len()) + items[low.min(items.len())..high].partition_point(before)
+}
+
+/// Calls `visit` with each stretch that is in both sets, ascending, while it returns true.
+fn overlaps(a: &Postings, b: &Postings, mut visit: impl FnMut(u32, u32) -> bool) {
+    let mut left = Cursor::new(a);
+    let mut right = Cursor::new(b);
+    while let (Some(x), Some(y)) = (left.current(), right.current()) {
+        if x.end <= y.start {
+            left.seek(y.start);
+        } else if y.end <= x.start {
+            right.seek(x.start);
+        } else {
+            if !visit(x.start.max(y.start), x.end.min(y.end)) {
+                return;
+            }
+            if x.end <= y.end {
+                left.advance();
+            }
+            if y.end <= x.end {
+                right.advance();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Sets with runs and holes of all sizes.
+    fn sets() -> impl Strategy<Value = BTreeSet<u32>> {
+        let runs = vec((0u32..400, 1u32..60), 0..8)
+            .prop_map(|runs| runs.into_iter().flat_map(|(start, count)| start..start + count).collect());
+        prop_oneof![runs, btree_set(0u32..500, 0..80)]
+    }
+
+    fn postings(set: &BTreeSet<u32>) -> Postings {
+        Postings::from_sorted(set.iter().copied())
+    }
+
+    proptest! {
+        #[test]
+        fn algebra_agrees_with_sets(a in sets(), b in sets(), c in sets()) {
+            let (x, y, z) = (postings(&a), postings(&b), postings(&c));
+            prop_assert_eq!(x.iter().collect::<BTreeSet<_>>(), a.clone());
+            prop_assert_eq!(x.len() as usize, a.len());
+            prop_assert_eq!(x.last(), a.last().copied());
+            prop_assert_eq!(x.intersect(&y), postings(&(&a & &b)));
+            prop_assert_eq!(x.intersects(&y), !a.is_disjoint(&b));
+            prop_assert_eq!(x.subtract(&y), postings(&(&a - &b)));
+            prop_assert_eq!(Postings::union([&x, &y, &z]), postings(&(&(&a | &b) | &c)));
+            for rank in 0..500 {
+                prop_assert_eq!(x.contains(rank), a.contains(&rank));
+            }
+            let all: BTreeSet<u32> = (0..600).collect();
+            prop_assert_eq!(Postings::all(600).subtract(&x), postings(&(&all - &a)));
+        }
+
+        #[test]
+        fn stored_postings_come_back(a in sets()) {
+            let set = postings(&a);
+            let mut bytes = Vec::new();
+            set.encode(&mut bytes);
+            prop_assert_eq!(Postings::decode(&bytes, 500), Ok(set));
+        }
+
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, n_series in 0u32..1000) {
+            if let Ok(set) = Postings::decode(&bytes, n_series) {
+                prop_assert!(set.last().is_none_or(|rank| rank < n_series));
+                prop_assert_eq!(set.iter().count(), set.len() as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn a_complement_costs_runs_and_not_ranks() {
+        let few = Postings::from_sorted([5, 1_000_000, 3_000_000]);
+        let rest = Postings::all(10_000_000).subtract(&few);
+        assert_eq!(rest.len(), 9_999_997);
+        assert_eq!(rest.size_bytes(), 4 * size_of::<RankRun>());
+    }
+
+    #[test]
+    fn the_stored_form_is_as_documented() {
+        let mut bytes = Vec::new();
+        Postings::from_sorted([2, 3, 4, 9, 300]).encode(&mut bytes);
+        // Five ranks; gap 2, long, 3 ranks; gap 4, single; gap 290, single.
+        assert_eq!(bytes, [5, 2 << 1 | 1, 1, 3 << 1, 0xc2, 0x04]);
+    }
+
+    #[test]
+    fn announced_counts_and_ranks_are_checked() {
+        assert_eq!(Postings::decode(&[], 9), Err(PostingsError::Truncated));
+        assert_eq!(Postings::decode(&[2, 0], 9), Err(PostingsError::Count { expected: 2, found: 1 }));
+        assert_eq!(Postings::decode(&[1, 18], 9), Err(PostingsError::Rank { rank: 9, n_series: 9 }));
+        assert_eq!(Postings::decode(&[10, 0], 9), Err(PostingsError::TooMany { count: 10, n_series: 9 }));
+        assert_eq!(Postings::decode(&[2, 1, 0x80], 9), Err(PostingsError::Truncated));
+    }
+}
