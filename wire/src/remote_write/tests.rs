@@ -167,8 +167,17 @@ mod proto {
 /// A batch resolved to owned parts, so that batches of different keys compare.
 #[derive(Debug, PartialEq)]
 struct Resolved {
-    series: Vec<(Vec<(String, String)>, Vec<(i64, u64, i64)>, Vec<String>, Vec<Exemplar>)>,
+    series: Vec<ResolvedSeries>,
     metadata: Vec<(String, Metadata)>,
+}
+
+#[derive(Debug, PartialEq)]
+struct ResolvedSeries {
+    labels: Vec<(String, String)>,
+    samples: Vec<(i64, u64, i64)>,
+    /// Debug text tells -0.0 from 0.0 and takes NaN as equal to itself.
+    histograms: Vec<String>,
+    exemplars: Vec<Exemplar>,
 }
 
 fn resolve(batch: &AppendBatch<'_>) -> Resolved {
@@ -178,13 +187,12 @@ fn resolve(batch: &AppendBatch<'_>) -> Resolved {
         let range = |range: &std::ops::Range<u32>| range.start as usize..range.end as usize;
         let samples = batch.samples[range(&series.samples)].iter();
         let histograms = batch.histograms[range(&series.histograms)].iter();
-        (
-            pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            samples.map(|s| (s.timestamp, s.value.to_bits(), s.start_timestamp)).collect(),
-            // Debug text tells -0.0 from 0.0 and takes NaN as equal to itself.
-            histograms.map(|histogram| format!("{histogram:?}")).collect(),
-            batch.exemplars[range(&series.exemplars)].to_vec(),
-        )
+        ResolvedSeries {
+            labels: pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            samples: samples.map(|s| (s.timestamp, s.value.to_bits(), s.start_timestamp)).collect(),
+            histograms: histograms.map(|histogram| format!("{histogram:?}")).collect(),
+            exemplars: batch.exemplars[range(&series.exemplars)].to_vec(),
+        }
     };
     Resolved {
         series: batch.series.iter().map(series).collect(),

@@ -178,7 +178,7 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn check_refs(&self, refs: &[u32]) -> Result<(), String> {
-        if refs.len() % 2 != 0 {
+        if !refs.len().is_multiple_of(2) {
             return Err(format!("invalid labelRefs length {}", refs.len()));
         }
         let n_symbols = self.batch.symbols.len();
