@@ -95,7 +95,8 @@ impl SideBuilder {
 
 /// The number of the bucket of `target` schema that holds the bucket `index` of schema `origin`.
 pub(super) fn target_index(index: i32, origin: i32, target: i32) -> i32 {
-    (index.wrapping_sub(1) >> (origin - target)).wrapping_add(1)
+    // Beyond 31 nothing but the sign is left to shift.
+    (index.wrapping_sub(1) >> (origin - target).min(31)).wrapping_add(1)
 }
 
 /// Merges integer buckets, given as differences, to a coarser schema.

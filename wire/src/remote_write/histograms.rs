@@ -8,13 +8,17 @@ use super::protobuf::{
 };
 use chronolith_model::append::HistogramSample;
 use chronolith_model::histogram::{
-    CUSTOM_BUCKETS_SCHEMA, CounterResetHint, FloatHistogram, Histogram, IntHistogram, Span,
+    CUSTOM_BUCKETS_SCHEMA, CounterResetHint, FloatHistogram, Histogram, IntHistogram, InvalidHistogram,
+    MAX_EXPONENTIAL_SCHEMA, Span,
 };
 use std::sync::Arc;
 
 /// A histogram with nothing but its timestamp takes 11 bytes on the wire and 250 in a batch. One that is
 /// shorter cannot be meant, and many of them would turn a small body into gigabytes.
 const MAX_EXPANSION: usize = 32;
+
+/// Exponential schemas above what is stored that a sender may use: their buckets are merged.
+const REDUCIBLE_SCHEMAS: std::ops::RangeInclusive<i32> = MAX_EXPONENTIAL_SCHEMA + 1..=52;
 
 /// Reads histograms of one request. Custom bounds that repeat, as they do for all samples of a
 /// family, are kept once.
@@ -153,6 +157,47 @@ impl Fields {
             _ => reader.skip(tag)?,
         }
         Ok(())
+    }
+}
+
+/// Keeps of the histograms from `first` on those that make sense, at a resolution that is stored, and
+/// hands the reasons against the others to `refuse`.
+pub(super) fn retain_valid(
+    histograms: &mut Vec<HistogramSample>,
+    first: usize,
+    mut refuse: impl FnMut(InvalidHistogram),
+) {
+    let mut kept = first;
+    for i in first..histograms.len() {
+        match prepare(&mut histograms[i].histogram) {
+            Ok(()) => {
+                histograms.swap(kept, i);
+                kept += 1;
+            }
+            Err(reason) => refuse(reason),
+        }
+    }
+    histograms.truncate(kept);
+}
+
+fn prepare(histogram: &mut Histogram) -> Result<(), InvalidHistogram> {
+    let schema = histogram.schema();
+    if !REDUCIBLE_SCHEMAS.contains(&schema) {
+        return histogram.validate();
+    }
+    // Spans and counts are checked before buckets are merged by them, under a schema that passes.
+    set_schema(histogram, MAX_EXPONENTIAL_SCHEMA);
+    histogram.validate()?;
+    set_schema(histogram, schema);
+    histogram.reduce_resolution(MAX_EXPONENTIAL_SCHEMA);
+    // Numbers of buckets beyond 32 bits pass as spans but not in order.
+    histogram.validate()
+}
+
+fn set_schema(histogram: &mut Histogram, schema: i32) {
+    match histogram {
+        Histogram::Int(histogram) => histogram.schema = schema,
+        Histogram::Float(histogram) => histogram.schema = schema,
     }
 }
 

@@ -248,7 +248,7 @@ fn v1_reads_what_prost_writes() {
                     int_histogram(),
                     proto::Histogram {
                         count_float: Some(3.5),
-                        zero_count_float: Some(0.5),
+                        zero_count_float: Some(0.0),
                         schema: CUSTOM_BUCKETS_SCHEMA,
                         positive_spans: vec![proto::BucketSpan { offset: 0, length: 2 }],
                         positive_counts: vec![1.0, 2.0],
@@ -294,7 +294,7 @@ fn v1_reads_what_prost_writes() {
     };
     assert_eq!(*int, expected);
     let Histogram::Float(float) = &batch.histograms[1].histogram else { panic!("a float histogram") };
-    assert_eq!((float.count, float.zero_count), (3.5, 0.5));
+    assert_eq!((float.count, float.zero_count), (3.5, 0.0));
     assert_eq!(float.custom_values.as_deref(), Some(&[0.1, 0.2][..]));
     assert_eq!(float.counter_reset_hint, CounterResetHint::Gauge);
     assert_eq!(batch.metadata[0].0, "requests");
@@ -502,51 +502,91 @@ fn a_declared_length_is_checked_before_memory_is_taken() {
     assert!(matches!(decompress(&[], 10, &mut out), Err(DecompressError::Corrupt(_))));
 }
 
-fn any_span() -> impl Strategy<Value = Span> {
-    (any::<i32>(), any::<u32>()).prop_map(|(offset, length)| Span { offset, length })
+#[test]
+fn histograms_are_reduced_or_refused() {
+    let mut fine = int_histogram();
+    fine.schema = 10;
+    let mut contradictory = int_histogram();
+    contradictory.count_int = Some(7);
+    let mut unknown = int_histogram();
+    unknown.schema = 77;
+    let request = proto::WriteRequest {
+        timeseries: vec![proto::TimeSeries {
+            labels: vec![label("__name__", "h")],
+            samples: vec![sample(1.0, 1)],
+            histograms: vec![contradictory, fine, unknown],
+            ..Default::default()
+        }],
+        metadata: vec![],
+    };
+    let body = request.encode_to_vec();
+    let mut batch = AppendBatch::default();
+    let rejected = v1::decode(&body, &mut batch).unwrap();
+    assert_eq!((batch.samples.len(), batch.histograms.len(), rejected.histograms), (1, 1, 2));
+    assert_eq!(batch.series[0].histograms, 0..1);
+    // Buckets -2, -1 and 1 of schema 10 lie in buckets 0, 0 and 1 of schema 8.
+    let Histogram::Int(reduced) = &batch.histograms[0].histogram else { panic!("an integer histogram") };
+    assert_eq!(reduced.schema, 8);
+    assert_eq!(reduced.positive_spans, [Span { offset: 0, length: 2 }]);
+    assert_eq!(reduced.positive_deltas, [3, -2]);
+    assert!(rejected.reasons[0].ends_with("for series {__name__=\"h\"}"), "{}", rejected.reasons[0]);
+    assert!(rejected.reasons[1].contains("invalid schema"), "{}", rejected.reasons[1]);
 }
 
+/// Shifting bucket numbers by 32 and more once overflowed.
+#[test]
+fn a_histogram_of_schema_40_is_reduced() {
+    let mut histogram = int_histogram();
+    histogram.schema = 40;
+    let series = proto::TimeSeries { histograms: vec![histogram], ..Default::default() };
+    let body = proto::WriteRequest { timeseries: vec![series], metadata: vec![] }.encode_to_vec();
+    let mut batch = AppendBatch::default();
+    assert!(v1::decode(&body, &mut batch).unwrap().is_empty());
+    assert_eq!(batch.histograms[0].histogram.schema(), 8);
+}
+
+/// Histograms that pass validation: one run of buckets, counts that add up.
 fn any_histogram() -> impl Strategy<Value = HistogramSample> {
-    let counts = (any::<u64>(), any::<f64>(), any::<i64>(), any::<i32>(), any::<bool>());
-    let spans = proptest::collection::vec(any_span(), 0..3);
-    let deltas = proptest::collection::vec(any::<i64>(), 0..5);
-    (counts, spans, deltas, 0..4u8).prop_map(
-        |((count, sum, timestamp, schema, float), spans, deltas, hint)| {
+    let counts = proptest::collection::vec(0..1000i64, 0..5);
+    (counts, any::<i32>(), any::<f64>(), any::<i64>(), -4..=8, 0..4u8, any::<bool>(), any::<bool>()).prop_map(
+        |(counts, offset, sum, timestamp, schema, hint, float, custom)| {
             let counter_reset_hint = match hint {
                 1 => CounterResetHint::Reset,
                 2 => CounterResetHint::NotReset,
                 3 => CounterResetHint::Gauge,
                 _ => CounterResetHint::Unknown,
             };
-            let custom_values: Vec<f64> = deltas.iter().map(|&delta| delta as f64).collect();
-            let custom_values = (!custom_values.is_empty()).then(|| custom_values.clone().into());
+            let custom_values = custom.then(|| (0..counts.len()).map(|bound| bound as f64).collect());
+            let schema = if custom { CUSTOM_BUCKETS_SCHEMA } else { schema };
+            let offset = if custom { 0 } else { offset };
+            let spans = vec![Span { offset, length: counts.len() as u32 }];
+            let total: i64 = counts.iter().sum();
             let histogram = if float {
                 Histogram::Float(FloatHistogram {
                     counter_reset_hint,
                     schema,
-                    zero_threshold: sum,
-                    zero_count: count as f64,
-                    count: count as f64,
+                    count: total as f64,
                     sum,
-                    positive_spans: spans.clone(),
-                    negative_spans: spans,
-                    positive_buckets: deltas.iter().map(|&delta| delta as f64).collect(),
-                    negative_buckets: vec![],
+                    positive_spans: spans,
+                    positive_buckets: counts.iter().map(|&count| count as f64).collect(),
                     custom_values,
+                    ..FloatHistogram::default()
                 })
             } else {
+                let before = std::iter::once(0).chain(counts.iter().copied());
                 Histogram::Int(IntHistogram {
                     counter_reset_hint,
                     schema,
-                    zero_threshold: sum,
-                    zero_count: count,
-                    count,
+                    count: total as u64,
                     sum,
-                    positive_spans: spans.clone(),
-                    negative_spans: spans,
-                    positive_deltas: deltas.clone(),
-                    negative_deltas: deltas,
+                    positive_spans: spans,
+                    positive_deltas: counts
+                        .iter()
+                        .zip(before)
+                        .map(|(count, before)| count - before)
+                        .collect(),
                     custom_values,
+                    ..IntHistogram::default()
                 })
             };
             HistogramSample { timestamp, start_timestamp: 0, histogram }
@@ -634,6 +674,33 @@ proptest! {
         let _ = v2::decode(&bytes, &mut Vec::new(), &mut AppendBatch::default());
         let _ = v1::decode_labels(&bytes, &mut Vec::new());
         let _ = decompress(&bytes, 1 << 20, &mut Vec::new());
+    }
+
+    #[test]
+    fn absurd_histograms_never_panic(
+        spans in proptest::collection::vec((any::<i32>(), 0..4u32), 0..4),
+        schema in -60..60i32,
+        count in any::<u64>(),
+        fitting: bool,
+    ) {
+        let spans: Vec<_> =
+            spans.into_iter().map(|(offset, length)| proto::BucketSpan { offset, length }).collect();
+        let n = if fitting { spans.iter().map(|span| span.length as usize).sum() } else { 3 };
+        let histogram = proto::Histogram {
+            count_int: Some(count),
+            schema,
+            sum: f64::NAN,
+            positive_spans: spans,
+            positive_deltas: vec![0; n],
+            ..Default::default()
+        };
+        let series = proto::TimeSeries { histograms: vec![histogram], ..Default::default() };
+        let body = proto::WriteRequest { timeseries: vec![series], metadata: vec![] }.encode_to_vec();
+        let mut batch = AppendBatch::default();
+        v1::decode(&body, &mut batch).unwrap();
+        for sample in &batch.histograms {
+            prop_assert!(sample.histogram.validate().is_ok());
+        }
     }
 
     /// Near misses get further than noise.

@@ -5,7 +5,7 @@
 //!
 //! Source: Prometheus v3.14, `prompb/remote.proto` and `prompb/types.proto`.
 
-use super::histograms::{HistogramDecoder, put_histogram};
+use super::histograms::{HistogramDecoder, put_histogram, retain_valid};
 use super::protobuf::{
     BYTES, DecodeError, DecodeErrorKind, Reader, Tag, put_bytes, put_double, put_integer, put_message,
 };
@@ -18,7 +18,8 @@ use chronolith_model::append::{
 ///
 /// Series come in the order of the request. A series without samples, histograms and exemplars is
 /// left out. Labels are not looked at: what they mean, and whether they mean anything, turns out when
-/// the batch's `decode` meets them. Histograms are as they stand on the wire.
+/// the batch's `decode` meets them. Histograms are validated, and those finer than schema 8 reduced to it;
+/// those that contradict themselves are left out and reported.
 ///
 /// The batch takes at most about 32 bytes for each byte of the body.
 ///
@@ -121,8 +122,19 @@ impl<'a> Decoder<'_, 'a> {
                 _ => reader.skip(tag)?,
             }
         }
+        let key = key.map_or(&[][..], |(start, end)| reader.slice(start, end));
+        let rejected = &mut self.rejected;
+        retain_valid(&mut self.batch.histograms, histograms as usize, |reason| {
+            rejected.histograms += 1;
+            rejected.because(|| {
+                let mut pairs = Vec::new();
+                let labels = decode_labels(key, &mut pairs);
+                let text = labels.map_or_else(|error| error.to_string(), |()| series_text(&pairs));
+                format!("{reason} for series {text}")
+            });
+        });
         let series = BatchSeries {
-            key: SeriesKey::Encoded(key.map_or(&[], |(start, end)| reader.slice(start, end))),
+            key: SeriesKey::Encoded(key),
             samples: samples..self.batch.samples.len() as u32,
             histograms: histograms..self.batch.histograms.len() as u32,
             exemplars: exemplars..self.batch.exemplars.len() as u32,

@@ -6,7 +6,7 @@
 //! Source: Prometheus v3.14, `prompb/io/prometheus/write/v2/types.proto` and
 //! `storage/remote/write_handler.go` (`appendV2`).
 
-use super::histograms::{HistogramDecoder, put_histogram};
+use super::histograms::{HistogramDecoder, put_histogram, retain_valid};
 use super::protobuf::{
     BYTES, DecodeError, DecodeErrorKind, Reader, put_bytes, put_double, put_integer, put_message, put_packed,
 };
@@ -25,7 +25,8 @@ use std::ops::Range;
 /// Series come in the order of the request. Those whose numbers reach beyond the symbols, that have an
 /// odd count of them, use text that is not UTF-8, or have neither sample nor histogram, are left out
 /// and reported. Metadata is told once for each family: of a histogram or summary its series' name
-/// without `_bucket`, `_count` and `_sum`. Histograms are as they stand on the wire.
+/// without `_bucket`, `_count` and `_sum`. Histograms are validated, and those finer than schema 8 reduced
+/// to it; those that contradict themselves are left out and reported.
 ///
 /// # Errors
 /// [`DecodeError`] if the bytes are no such message, or if the symbols do not start with the empty
@@ -146,6 +147,7 @@ impl<'a> Decoder<'_, 'a> {
             return Ok(());
         }
         self.metadata(&mark, metadata);
+        self.check_histograms(&mark);
         self.key_ranges.push(mark.refs..self.refs.len());
         self.batch.series.push(BatchSeries {
             key: SeriesKey::Symbols(&[]),
@@ -175,6 +177,16 @@ impl<'a> Decoder<'_, 'a> {
             ));
         }
         Ok(())
+    }
+
+    fn check_histograms(&mut self, mark: &Mark) {
+        let mut reasons = Vec::new();
+        retain_valid(&mut self.batch.histograms, mark.histograms, |reason| reasons.push(reason));
+        self.rejected.histograms += reasons.len() as u64;
+        for reason in reasons {
+            let pairs = self.pairs(&self.refs[mark.refs..]);
+            self.rejected.because(|| format!("{reason} for series {}", series_text(&pairs)));
+        }
     }
 
     fn check_refs(&self, refs: &[u32]) -> Result<(), String> {
