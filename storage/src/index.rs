@@ -5,12 +5,17 @@
 
 pub mod matching;
 pub mod postings;
+pub mod reader;
 pub mod series;
 pub mod symbols;
 pub mod values;
 pub(crate) mod varint;
 pub mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use matching::{IndexReader, resolve};
 pub use postings::Postings;
+pub use reader::BlockIndex;
 pub use writer::{IndexSummary, IndexWriter};

@@ -17,6 +17,7 @@ use super::postings::Postings;
 use crate::error::StorageError;
 use chronolith_model::matcher::{MatchOp, Matcher};
 use chronolith_model::queryable::QueryContext;
+use chronolith_model::re2::Re2;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -110,7 +111,7 @@ fn cost(matcher: &Matcher) -> u8 {
         MatchOp::Equal if !matcher.value.is_empty() => 0,
         MatchOp::Equal | MatchOp::NotEqual => 1,
         MatchOp::Regex | MatchOp::NotRegex if literals(matcher).is_some() => 2,
-        MatchOp::Regex | MatchOp::NotRegex if prefix(matcher).is_some() => 3,
+        MatchOp::Regex | MatchOp::NotRegex if !prefix(matcher).is_empty() => 3,
         MatchOp::Regex | MatchOp::NotRegex => 4,
     }
 }
@@ -165,7 +166,7 @@ fn positive(
     if let Some(known) = reader.pattern_cache().and_then(|cache| cache.get(name, &matcher.value)) {
         return known.postings(reader, name);
     }
-    let prefix = prefix(matcher).unwrap_or("");
+    let prefix = prefix(matcher);
     let mut values = Vec::new();
     let mut n_seen = 0u32;
     reader.values(name, prefix, &mut |number, text| {
@@ -201,13 +202,13 @@ fn points(reader: &dyn IndexReader, name: u32, values: &[String]) -> Result<Post
 }
 
 /// The strings a pattern stands for, if it is a set of them.
-fn literals(_matcher: &Matcher) -> Option<&[String]> {
-    None
+fn literals(matcher: &Matcher) -> Option<&[String]> {
+    matcher.regex()?.literals()
 }
 
 /// What every string begins with that the pattern matches.
-fn prefix(_matcher: &Matcher) -> Option<&str> {
-    None
+fn prefix(matcher: &Matcher) -> &str {
+    matcher.regex().map_or("", Re2::prefix)
 }
 
 /// Which values of a label a pattern matches.

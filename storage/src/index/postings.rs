@@ -6,6 +6,7 @@
 
 use super::varint::{Bytes, put_varint};
 use std::fmt;
+use std::ops::Range;
 
 /// Consecutive ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +54,13 @@ impl Postings {
 
     /// All ranks below `n_series`.
     pub fn all(n_series: u32) -> Self {
+        Self::range(0..n_series)
+    }
+
+    /// Consecutive ranks.
+    pub fn range(ranks: Range<u32>) -> Self {
         let mut builder = PostingsBuilder::default();
-        builder.push_run(0, n_series);
+        builder.push_run(ranks.start, ranks.end);
         builder.finish()
     }
 
@@ -395,6 +401,31 @@ impl PostingsEncoder {
         self.count == 0
     }
 
+    /// What was added so far, as a set.
+    pub fn snapshot(&self) -> Postings {
+        let mut builder = PostingsBuilder::default();
+        let mut rest = Bytes(&self.bytes);
+        let mut end = 0;
+        while let Some(head) = rest.varint() {
+            let start = end + (head >> 1) as u32 + u32::from(end > 0);
+            let length = match head & 1 {
+                0 => 1,
+                _ => rest.varint_u32().expect("a long run has its length") + 2,
+            };
+            end = start + length;
+            builder.push_run(start, end);
+        }
+        if let Some(open) = self.open {
+            builder.push_run(open.start, open.end);
+        }
+        builder.finish()
+    }
+
+    /// Bytes on the heap.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Appends the stored form to `out`.
     pub fn finish(mut self, out: &mut Vec<u8>) {
         if let Some(open) = self.open.take() {
@@ -527,6 +558,17 @@ mod tests {
             let mut bytes = Vec::new();
             set.encode(&mut bytes);
             prop_assert_eq!(Postings::decode(&bytes, 500), Ok(set));
+        }
+
+        #[test]
+        fn an_encoder_shows_what_was_added(a in sets()) {
+            let mut encoder = PostingsEncoder::default();
+            let mut seen = BTreeSet::new();
+            for &rank in &a {
+                encoder.push(rank);
+                seen.insert(rank);
+                prop_assert_eq!(encoder.snapshot(), postings(&seen));
+            }
         }
 
         #[test]

@@ -17,6 +17,10 @@ const PART_BYTES: usize = 4 << 10;
 /// their ends would make a small record large in memory.
 const PART_TEXT_BYTES: usize = 64 << 10;
 
+/// Where the header's copies of strings are cut: long values that differ only at their ends would fill
+/// it otherwise.
+const MAX_SEPARATOR_BYTES: usize = 256;
+
 /// Decoded parts an open block keeps.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -24,7 +28,8 @@ const CACHE_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct SymbolPart {
     /// The shortest bytes that are above the last string of the part before and not above the first
-    /// string of this one. It may end within a character.
+    /// string of this one, cut after 256 bytes (then not above the first string is all that holds).
+    /// It may end within a character.
     pub separator: Vec<u8>,
     /// Number of the part's first string.
     pub first: u32,
@@ -57,7 +62,7 @@ pub fn write_symbols(
         })?;
         let shared = shared_prefix(previous.as_bytes(), symbol.as_bytes());
         if bytes.is_empty() {
-            let end = (shared + 1).min(symbol.len());
+            let end = (shared + 1).min(symbol.len()).min(MAX_SEPARATOR_BYTES);
             parts.push(SymbolPart { separator: symbol.as_bytes()[..end].to_vec(), first: number });
         }
         // The first string of a part is whole.
@@ -233,7 +238,24 @@ impl Symbols {
     /// The first number whose string is not below `text`.
     fn lower_bound(&self, kv: &dyn KvRead, text: &str) -> Result<u32, StorageError> {
         let at = self.parts.partition_point(|part| part.separator.as_slice() <= text.as_bytes());
-        match at.checked_sub(1) {
+        let Some(at) = at.checked_sub(1) else { return Ok(0) };
+        let separator = &self.parts[at].separator;
+        if separator.len() < MAX_SEPARATOR_BYTES {
+            return Ok(self.part(kv, at as u32)?.lower_bound(text));
+        }
+        // Parts with the same cut separator are told apart by their first strings.
+        let mut low = self.parts.partition_point(|part| part.separator < *separator);
+        let mut high = at + 1;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let part = self.part(kv, middle as u32)?;
+            if part.get(part.first) <= text {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        match low.checked_sub(1) {
             Some(part) => Ok(self.part(kv, part as u32)?.lower_bound(text)),
             None => Ok(0),
         }

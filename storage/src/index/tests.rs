@@ -1,0 +1,253 @@
+//! The index of a block against a plain filter over labels.
+
+use super::matching::{label_names, label_values};
+use super::*;
+use crate::kv::MemoryKv;
+use crate::kv::keys::BlockId;
+use chronolith_model::labels::{Labels, block_order};
+use chronolith_model::matcher::{MatchOp, Matcher};
+use chronolith_model::queryable::Unlimited;
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const BLOCK: BlockId = BlockId(0x0102_0304_0506_0708);
+
+/// Writes series (sorted in block order here) and returns them with the records and the summary.
+fn written(mut series: Vec<Labels>) -> (Vec<Labels>, MemoryKv, IndexSummary) {
+    series.sort_by(block_order);
+    series.dedup();
+    let symbols: BTreeSet<&str> =
+        series.iter().flat_map(|labels| labels.iter()).flat_map(|(n, v)| [n, v]).collect();
+    let symbols: Vec<Box<str>> = symbols.into_iter().map(Box::from).collect();
+    let number = |text: &str| symbols.binary_search_by(|other| (**other).cmp(text)).unwrap() as u32;
+    let mut kv = MemoryKv::default();
+    let mut writer = IndexWriter::new(BLOCK, &symbols, &mut kv).unwrap();
+    for (rank, labels) in series.iter().enumerate() {
+        let labels: Vec<(u32, u32)> = labels.iter().map(|(n, v)| (number(n), number(v))).collect();
+        let (mint, maxt) = times(rank as u32);
+        assert_eq!(writer.add_series(&labels, mint, maxt, &mut kv).unwrap(), rank as u32);
+    }
+    let summary = writer.finish(&mut kv).unwrap();
+    (series, kv, summary)
+}
+
+/// Times that jump, so that differences of all signs are written.
+fn times(rank: u32) -> (i64, i64) {
+    let mint = i64::from(rank.wrapping_mul(0x9e37_79b9) % 7) * 1000 - 3000;
+    (mint, mint + i64::from(rank % 3) * 500)
+}
+
+fn open(kv: MemoryKv, summary: &IndexSummary) -> BlockIndex {
+    BlockIndex::new(
+        Arc::new(kv),
+        BLOCK,
+        summary.n_series,
+        summary.n_symbols,
+        summary.symbol_parts.clone().into(),
+    )
+}
+
+fn label_sets() -> impl Strategy<Value = Vec<Labels>> {
+    let names = prop_oneof![Just("__name__"), Just("A"), Just("job"), Just("l\u{e9}\0"), Just("zone")];
+    let values = prop_oneof![
+        Just("a"),
+        Just("b"),
+        Just("ab"),
+        Just("abc"),
+        Just("\u{e9}"),
+        Just("x\0y"),
+        Just("10"),
+        Just("b\n"),
+    ];
+    let pairs = vec((names, values), 0..5).prop_map(|pairs| {
+        let mut builder = chronolith_model::labels::LabelsBuilder::new();
+        for (name, value) in pairs {
+            builder.set(name, value);
+        }
+        builder.build()
+    });
+    vec(pairs, 0..60)
+}
+
+fn matchers() -> impl Strategy<Value = Vec<Matcher>> {
+    let ops = prop_oneof![
+        Just(MatchOp::Equal),
+        Just(MatchOp::NotEqual),
+        Just(MatchOp::Regex),
+        Just(MatchOp::NotRegex)
+    ];
+    let names = prop_oneof![
+        Just("__name__"),
+        Just("A"),
+        Just("job"),
+        Just("l\u{e9}\0"),
+        Just("zone"),
+        Just("missing"),
+        Just("a"),
+    ];
+    let values = prop_oneof![
+        Just(""),
+        Just("a"),
+        Just("b"),
+        Just("nothing"),
+        Just("a|b"),
+        Just("a|"),
+        Just("a.*"),
+        Just(".*"),
+        Just(".+"),
+        Just("ab?"),
+        Just("(a|b)c?"),
+        Just("\u{e9}"),
+        Just("x.y"),
+        Just("[^a]*"),
+        Just("b."),
+        Just("abc|zz|"),
+        Just("a.+|"),
+        Just("()"),
+        Just(".*b.*"),
+    ];
+    vec((ops, names, values), 0..4).prop_map(|matchers| {
+        matchers.into_iter().map(|(op, name, value)| Matcher::new(op, name, value).unwrap()).collect()
+    })
+}
+
+fn naive(series: &[Labels], matchers: &[Matcher]) -> Postings {
+    let matches = |labels: &Labels| matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or("")));
+    Postings::from_sorted((0..).zip(series).filter(|(_, labels)| matches(labels)).map(|(rank, _)| rank))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn matching_agrees_with_a_filter_over_labels(series in label_sets(), sets in vec(matchers(), 1..6)) {
+        let (series, kv, summary) = written(series);
+        let index = open(kv, &summary);
+        let cx = Unlimited::default();
+        for matchers in &sets {
+            let expected = naive(&series, matchers);
+            // The second time patterns come from the cache.
+            for _ in 0..2 {
+                prop_assert_eq!(&resolve(&index, matchers, &cx).unwrap(), &expected, "{:?}", matchers);
+            }
+            let mut names = BTreeSet::new();
+            label_names(&index, &expected, &cx, &mut |name| { names.insert(name.to_owned()); }).unwrap();
+            let wanted: BTreeSet<String> = expected
+                .iter().flat_map(|rank| series[rank as usize].iter().map(|(n, _)| n.to_owned())).collect();
+            prop_assert_eq!(names, wanted);
+            let mut values = BTreeSet::new();
+            label_values(&index, "job", &expected, &cx, &mut |value| { values.insert(value.to_owned()); }).unwrap();
+            let wanted: BTreeSet<String> =
+                expected.iter().filter_map(|rank| series[rank as usize].get("job").map(str::to_owned)).collect();
+            prop_assert_eq!(values, wanted);
+        }
+    }
+
+    #[test]
+    fn series_come_back_with_labels_and_times(series in label_sets(), ranks in btree_set(0u32..60, 0..40)) {
+        let (series, kv, summary) = written(series);
+        let index = open(kv, &summary);
+        let ranks = Postings::from_sorted(ranks.into_iter().filter(|&rank| rank < summary.n_series));
+        let mut seen = Vec::new();
+        index.visit_series(&ranks, &Unlimited::default(), &mut |rank, found| {
+            let mut numbers: Vec<u32> = found.labels.iter().flat_map(|&(n, v)| [n, v]).collect();
+            let wanted = numbers.clone();
+            numbers.sort_unstable();
+            let mut texts = std::collections::HashMap::new();
+            index.visit_strings(numbers, &mut |number, text| {
+                texts.insert(number, text.to_owned());
+                Ok(())
+            })?;
+            let labels: Vec<&str> = wanted.iter().map(|number| texts[number].as_str()).collect();
+            let expected: Vec<&str> = series[rank as usize].iter().flat_map(|(n, v)| [n, v]).collect();
+            assert_eq!(labels, expected);
+            assert_eq!((found.mint, found.maxt), times(rank));
+            seen.push(rank);
+            Ok(())
+        }).unwrap();
+        prop_assert_eq!(Postings::from_sorted(seen), ranks);
+    }
+
+    #[test]
+    fn damaged_records_are_errors_or_other_data_but_never_a_panic(
+        series in label_sets(), damage in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..8), cut: bool,
+    ) {
+        let (_, mut kv, summary) = written(series);
+        for (record, byte, value) in damage {
+            if kv.records.is_empty() {
+                break;
+            }
+            let at = record.index(kv.records.len());
+            let bytes = kv.records.values_mut().nth(at).expect("it is below the length");
+            if !bytes.is_empty() {
+                let at = byte.index(bytes.len());
+                bytes[at] = value;
+                if cut {
+                    bytes.truncate(at);
+                }
+            }
+        }
+        let index = open(kv, &summary);
+        let cx = Unlimited::default();
+        for pattern in ["a.*", "a|b", ".+", "", "[ab]+"] {
+            for op in [MatchOp::Regex, MatchOp::NotRegex, MatchOp::Equal] {
+                let _ = resolve(&index, &[Matcher::new(op, "job", pattern).unwrap()], &cx);
+            }
+        }
+        let _ = index.visit_series(&Postings::all(summary.n_series), &cx, &mut |_, _| Ok(()));
+        let _ = label_names(&index, &Postings::all(summary.n_series), &cx, &mut |_| {});
+    }
+}
+
+#[test]
+fn strings_are_found_over_many_parts() {
+    let texts: Vec<String> =
+        (0..20_000).map(|i| format!("value-{:05}-{}", i * 3, "x".repeat(i % 40))).collect();
+    let symbols: Vec<Box<str>> = texts.iter().map(|text| Box::from(text.as_str())).collect();
+    let mut kv = MemoryKv::default();
+    let (parts, _) = symbols::write_symbols(BLOCK, &symbols, &mut kv).unwrap();
+    assert!(parts.len() > 20);
+    assert!(parts.iter().all(|part| part.separator.len() <= 12));
+    let strings = symbols::Symbols::new(BLOCK, symbols.len() as u32, parts.into());
+    for (number, text) in texts.iter().enumerate() {
+        assert_eq!(strings.find(&kv, text).unwrap(), Some(number as u32));
+        assert_eq!(strings.text(&kv, number as u32).unwrap(), *text);
+        assert_eq!(strings.find(&kv, &format!("{text}y")).unwrap(), None);
+    }
+    assert_eq!(strings.find(&kv, "").unwrap(), None);
+    assert_eq!(strings.find(&kv, "zzz").unwrap(), None);
+    assert_eq!(strings.prefix_range(&kv, "value-0000").unwrap(), 0..4);
+    assert_eq!(strings.prefix_range(&kv, "value-").unwrap(), 0..20_000);
+    assert_eq!(strings.prefix_range(&kv, "value-\u{10ffff}").unwrap(), 20_000..20_000);
+    assert_eq!(strings.prefix_range(&kv, "\u{d7ff}").unwrap(), 20_000..20_000);
+    assert!(strings.text(&kv, 20_000).is_err());
+}
+
+#[test]
+fn long_strings_that_differ_at_their_ends_stay_small_in_header_and_memory() {
+    let long = |i: u32| format!("{}{i:03}", "y".repeat(if i % 5 == 0 { 70_000 } else { 300 }));
+    let mut symbols: Vec<Box<str>> = (0..100).map(|i| long(i).into()).collect();
+    symbols.sort();
+    let mut kv = MemoryKv::default();
+    let (parts, _) = symbols::write_symbols(BLOCK, &symbols, &mut kv).unwrap();
+    assert!(parts.len() > 20);
+    assert!(parts.iter().all(|part| part.separator.len() <= 256));
+    let strings = symbols::Symbols::new(BLOCK, 100, parts.into());
+    for (number, text) in symbols.iter().enumerate() {
+        assert_eq!(strings.find(&kv, text).unwrap(), Some(number as u32));
+        assert_eq!(strings.find(&kv, &text[..text.len() - 1]).unwrap(), None);
+        assert_eq!(strings.find(&kv, &format!("{text}0")).unwrap(), None);
+    }
+}
+
+#[test]
+fn unsorted_strings_and_labels_are_refused() {
+    let mut kv = MemoryKv::default();
+    assert!(IndexWriter::new(BLOCK, &["b".into(), "a".into()], &mut kv).is_err());
+    let mut writer = IndexWriter::new(BLOCK, &["a".into(), "b".into()], &mut kv).unwrap();
+    assert!(writer.add_series(&[(1, 0), (0, 0)], 0, 0, &mut kv).is_err());
+    assert!(writer.add_series(&[(0, 2)], 0, 0, &mut kv).is_err());
+    assert_eq!(writer.add_series(&[(0, 1)], 0, 0, &mut kv).unwrap(), 0);
+}
