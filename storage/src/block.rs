@@ -2,4 +2,5 @@
 
 pub mod content;
 pub mod header;
+pub mod quarantine;
 pub mod source;

@@ -2,6 +2,11 @@
 //! folder that need the feature `engine` call RocksDB.
 
 pub mod keys;
+pub mod pins;
+#[cfg(feature = "engine")]
+pub mod staged;
+#[cfg(feature = "engine")]
+pub mod store;
 
 use crate::error::StorageError;
 use keys::Kind;

@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod chunk;
+pub mod db;
 pub mod error;
 pub mod index;
 pub mod kv;

@@ -1,0 +1,5 @@
+//! The store as the server sees it.
+
+pub mod ballast;
+pub mod directory;
+pub mod ids;
