@@ -2,5 +2,7 @@
 
 pub mod content;
 pub mod header;
+pub mod compaction;
+pub mod merge;
 pub mod quarantine;
 pub mod source;
