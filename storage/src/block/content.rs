@@ -81,7 +81,7 @@ fn histogram_hash(histogram: &Histogram) -> u64 {
             bytes.extend_from_slice(&span.length.to_le_bytes());
         }
     };
-    let mut words = |bytes: &mut Vec<u8>, words: &mut dyn Iterator<Item = u64>| {
+    let words = |bytes: &mut Vec<u8>, words: &mut dyn Iterator<Item = u64>| {
         words.for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
     };
     match histogram {
