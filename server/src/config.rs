@@ -1,6 +1,184 @@
 //! `prometheus.yml`: its whole schema, read strictly. Every error says file, line and reason, and a
-//! misspelt key which key was probably meant.
+//! misspelt key which key was probably meant. What this version does not act on is checked all the
+//! same and listed in [`Config::without_effect`], so that the start can say so.
 
+mod discovery;
+mod http;
+mod others;
+mod read;
+mod relabel;
+mod show;
 mod types;
+pub(crate) mod units;
+pub(crate) mod yaml;
 
 pub use types::*;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use yaml::Problem;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {}", file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file says something wrong.
+    #[error("{}:{line}: {reason}", file.display())]
+    Invalid {
+        /// Which.
+        file: PathBuf,
+        /// 1-based line.
+        line: usize,
+        /// What is wrong, and often what was meant.
+        reason: String,
+    },
+}
+
+/// Environment variables, for `external_labels`.
+pub struct Environment<'e>(pub &'e dyn Fn(&str) -> Option<String>);
+
+impl Environment<'_> {
+    /// Replaces `$name` and `${name}`; `$$` is a dollar.
+    ///
+    /// Source: Go, `os.Expand`.
+    fn expand(&self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('$') {
+            out.push_str(before);
+            let (name, tail) = match after.as_bytes().first() {
+                Some(b'{') => match after[1..].split_once('}') {
+                    Some((name, tail)) => (name, tail),
+                    // An open brace swallows "${", as in Go.
+                    None => ("", &after[1..]),
+                },
+                Some(b'$') => {
+                    out.push('$');
+                    rest = &after[1..];
+                    continue;
+                }
+                Some(byte) if b"*#@!?-0123456789".contains(byte) => after.split_at(1),
+                _ => {
+                    let n = after.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
+                    if n == 0 {
+                        out.push('$');
+                    }
+                    after.split_at(n)
+                }
+            };
+            if !name.is_empty() {
+                match (self.0)(name).filter(|value| !value.is_empty()) {
+                    Some(value) => out.push_str(&value),
+                    None => tracing::warn!(name, "Empty environment variable"),
+                }
+            }
+            rest = tail;
+        }
+        out.push_str(rest);
+        out
+    }
+}
+
+impl Config {
+    /// Reads `file` and the scrape config files it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line and reason; nothing is half read.
+    pub fn load(file: &Path, env: &Environment<'_>) -> Result<Self, ConfigError> {
+        let text = read_file(file)?;
+        Self::from_text(&text, file, env)
+    }
+
+    /// Reads the text of a file; `file` stands in errors, and relative paths start from its folder.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_text(text: &str, file: &Path, env: &Environment<'_>) -> Result<Self, ConfigError> {
+        let dir = file.parent().unwrap_or(Path::new(""));
+        let invalid = |problem| blame(file, problem);
+        let root = yaml::parse(text).map_err(invalid)?;
+        let main = read::main_file(&root, dir, env).map_err(invalid)?;
+        let mut config = main.config;
+        let mut places: Vec<PathBuf> = vec![file.to_owned(); config.scrape_configs.len()];
+        for pattern in &main.scrape_config_files {
+            for other in expand_glob(pattern)? {
+                let root = yaml::parse(&read_file(&other)?).map_err(|problem| blame(&other, problem))?;
+                let dir = other.parent().unwrap_or(Path::new(""));
+                let scrapes = read::scrape_file(&root, &config.global, dir)
+                    .map_err(|problem| blame(&other, problem))?;
+                for (line, scrape) in scrapes {
+                    let same = config.scrape_configs.iter().position(|one| one.job_name == scrape.job_name);
+                    if let Some(at) = same {
+                        let reason = format!(
+                            "found multiple scrape configs with job name {:?}, first found in {}",
+                            scrape.job_name,
+                            places[at].display()
+                        );
+                        return Err(blame(&other, Problem { line, reason }));
+                    }
+                    config.scrape_configs.push(Arc::new(scrape));
+                    places.push(other.clone());
+                }
+            }
+        }
+        for scrape in &config.scrape_configs {
+            for kind in &scrape.other_discovery {
+                config.without_effect.push(format!(
+                    "{kind} in job {:?}: this version discovers static_configs only",
+                    scrape.job_name
+                ));
+            }
+        }
+        Ok(config)
+    }
+}
+
+fn blame(file: &Path, problem: Problem) -> ConfigError {
+    ConfigError::Invalid { file: file.to_owned(), line: problem.line.max(1), reason: problem.reason }
+}
+
+fn read_file(file: &Path) -> Result<String, ConfigError> {
+    let bytes =
+        std::fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;
+        blame(file, Problem { line, reason: "not UTF-8".to_owned() })
+    })
+}
+
+/// The files a pattern means, sorted; `*` and `?` count in the last part of the path only.
+fn expand_glob(pattern: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let name = pattern.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if !name.contains(['*', '?']) {
+        return Ok(if pattern.exists() { vec![pattern.to_owned()] } else { Vec::new() });
+    }
+    let dir = pattern.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(Vec::new()) };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| matches_glob(name.as_bytes(), entry.file_name().to_string_lossy().as_bytes()))
+        .map(|entry| pattern.with_file_name(entry.file_name()))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn matches_glob(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern.split_first() {
+        None => name.is_empty(),
+        Some((b'*', rest)) => (0..=name.len()).any(|skip| matches_glob(rest, &name[skip..])),
+        Some((b'?', rest)) => !name.is_empty() && matches_glob(rest, &name[1..]),
+        Some((byte, rest)) => name.first() == Some(byte) && matches_glob(rest, &name[1..]),
+    }
+}
+
+#[cfg(test)]
+mod tests;
