@@ -1,7 +1,10 @@
 //! PromQL: parser, plan and an engine built of columns.
 
+pub mod annotations;
+pub mod calendar;
 pub mod engine;
 pub mod error;
+pub mod go_format;
 pub mod limits;
 pub mod parser;
 pub mod stats;
