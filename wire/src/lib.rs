@@ -4,4 +4,5 @@
 //! storage, so that fuzz targets and load generators use it alone. Whatever the bytes are, decoding
 //! ends in a value or an error that names the place; it never panics.
 
+pub mod exposition;
 pub mod remote_write;
