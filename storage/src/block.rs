@@ -1,8 +1,8 @@
 //! Blocks: immutable, self-describing, time-partitioned sets of chunks with their own index.
 
+pub mod compaction;
 pub mod content;
 pub mod header;
-pub mod compaction;
 pub mod merge;
 pub mod quarantine;
 pub mod source;

@@ -3,3 +3,5 @@
 pub mod ballast;
 pub mod directory;
 pub mod ids;
+#[cfg(feature = "engine")]
+pub mod recover;
