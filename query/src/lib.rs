@@ -4,6 +4,7 @@ pub mod annotations;
 pub mod calendar;
 pub mod engine;
 pub mod error;
+pub mod functions;
 pub mod go_format;
 pub mod limits;
 pub mod parser;
