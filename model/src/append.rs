@@ -181,6 +181,10 @@ pub struct AppendBatch<'a> {
     pub symbols: Vec<&'a str>,
     /// How [`SeriesKey::Encoded`] bytes are read.
     pub decode: DecodeLabels,
+    /// From this position in `series` on, samples that are not newer than the newest of their series
+    /// are passed over, neither written nor counted as refused. A scrape puts its staleness markers
+    /// there: a series that vanished from one target may live on at another.
+    pub newest_only_from: usize,
 }
 
 /// One series of a batch. Ranges index the arrays of the batch.
@@ -206,6 +210,7 @@ impl Default for AppendBatch<'_> {
             metadata: Vec::new(),
             symbols: Vec::new(),
             decode: |_, _| Err(InvalidLabels::Encoding("this batch has no encoded series")),
+            newest_only_from: usize::MAX,
         }
     }
 }
