@@ -13,6 +13,7 @@ pub mod kv;
 pub mod metrics;
 pub mod options;
 pub mod part;
+pub mod read;
 
 pub use error::{AppendError, StorageError};
 pub use options::Options;

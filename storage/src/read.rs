@@ -1,0 +1,164 @@
+//! The read path: a version of the store is a list of parts, and a query sees them as one set of
+//! series. Which part holds what, and which of two samples of a timestamp stays, is settled here.
+
+pub mod columns;
+mod hints;
+mod labels;
+pub mod merge;
+mod samples;
+mod select;
+
+#[cfg(test)]
+mod tests;
+
+use crate::error::StorageError;
+use crate::part::{Part, PartSelect};
+use chronolith_model::append::{Exemplar, Metadata};
+use chronolith_model::queryable::{
+    Estimate, LabelQuery, QueryContext, ReadError, Select, SelectedSeries, Snapshot,
+};
+use chronolith_model::{Labels, Matcher};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One version of the store from its parts, in any order. `warnings` tell what it cannot serve.
+pub fn snapshot(mut parts: Vec<Arc<dyn Part>>, warnings: Vec<String>) -> Arc<dyn Snapshot> {
+    parts.sort_by_key(|part| part.precedence());
+    Arc::new(StoreSnapshot { parts, warnings })
+}
+
+/// Parts of one version of the store.
+struct StoreSnapshot {
+    // Invariant: ascending by precedence.
+    parts: Vec<Arc<dyn Part>>,
+    warnings: Vec<String>,
+}
+
+impl StoreSnapshot {
+    fn overlapping(&self, mint: i64, maxt: i64) -> impl Iterator<Item = &dyn Part> {
+        overlapping(&self.parts, mint, maxt)
+    }
+}
+
+/// The parts that have a sample in the range, or may.
+fn overlapping(parts: &[Arc<dyn Part>], mint: i64, maxt: i64) -> impl Iterator<Item = &dyn Part> {
+    parts
+        .iter()
+        .map(|part| &**part)
+        .filter(move |part| part.time_range().is_some_and(|(first, last)| first <= maxt && mint <= last))
+}
+
+impl Snapshot for StoreSnapshot {
+    fn estimate(&self, select: &Select<'_>) -> Result<Estimate, ReadError> {
+        let wanted = PartSelect { matchers: select.matchers, mint: select.mint, maxt: select.maxt };
+        let mut total = Estimate::default();
+        for part in self.overlapping(select.mint, select.maxt) {
+            let estimate = part.estimate(&wanted)?;
+            total.n_series = total.n_series.saturating_add(estimate.n_series);
+            total.n_samples = total.n_samples.saturating_add(estimate.n_samples);
+            total.size_bytes = total.size_bytes.saturating_add(estimate.size_bytes);
+        }
+        Ok(total)
+    }
+
+    fn select(
+        &self,
+        select: &Select<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Arc<dyn SelectedSeries>, ReadError> {
+        let wanted = PartSelect { matchers: select.matchers, mint: select.mint, maxt: select.maxt };
+        let mut parts = Vec::new();
+        for part in self.overlapping(select.mint, select.maxt) {
+            cx.check()?;
+            let series = part.select(&wanted, cx)?;
+            if !series.is_empty() {
+                parts.push(series);
+            }
+        }
+        Ok(Arc::new(select::Selected::new(parts, select, self.warnings.clone(), cx)?))
+    }
+
+    fn label_names(&self, query: &LabelQuery<'_>, cx: &dyn QueryContext) -> Result<Vec<String>, ReadError> {
+        labels::collect(&self.parts, query, cx, &mut |part, select, sink| part.label_names(select, cx, sink))
+    }
+
+    fn label_values(
+        &self,
+        name: &str,
+        query: &LabelQuery<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<String>, ReadError> {
+        labels::collect(&self.parts, query, cx, &mut |part, select, sink| {
+            part.label_values(name, select, cx, sink)
+        })
+    }
+
+    fn time_range(&self) -> Option<(i64, i64)> {
+        self.parts
+            .iter()
+            .filter_map(|part| part.time_range())
+            .reduce(|(first, last), (mint, maxt)| (first.min(mint), last.max(maxt)))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}
+
+/// Exemplars in `[mint, maxt]` of the series that satisfy all matchers of any set (every series if
+/// there is no set): series in API order, exemplars by time, each once.
+///
+/// # Errors
+/// [`StorageError`] if the query has to stop or a part cannot be read.
+pub fn exemplars(
+    parts: &[Arc<dyn Part>],
+    matcher_sets: &[Vec<Matcher>],
+    mint: i64,
+    maxt: i64,
+    cx: &dyn QueryContext,
+) -> Result<Vec<(Labels, Vec<Exemplar>)>, StorageError> {
+    let mut found: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
+    for part in overlapping(parts, mint, maxt) {
+        labels::for_each_set(matcher_sets, |matchers| {
+            cx.check()?;
+            let mut invalid = None;
+            part.exemplars(&PartSelect { matchers, mint, maxt }, cx, &mut |pairs, exemplars| {
+                let in_range = |exemplar: &&Exemplar| (mint..=maxt).contains(&exemplar.timestamp);
+                match Labels::from_pairs(pairs.iter().copied()) {
+                    Ok(labels) => {
+                        found.entry(labels).or_default().extend(exemplars.iter().filter(in_range).cloned());
+                    }
+                    Err(error) => invalid = Some(error),
+                }
+            })?;
+            match invalid {
+                Some(error) => Err(StorageError::corrupt("labels of exemplars", error.to_string())),
+                None => Ok(()),
+            }
+        })?;
+    }
+    found.retain(|_, exemplars| {
+        exemplars.sort_by(|a, b| a.timestamp.cmp(&b.timestamp).then_with(|| a.labels.cmp(&b.labels)));
+        exemplars.dedup();
+        !exemplars.is_empty()
+    });
+    Ok(found.into_iter().collect())
+}
+
+/// Metadata of all metric families: sorted by name, per family each distinct entry once.
+///
+/// # Errors
+/// [`StorageError`] if a part cannot be read.
+pub fn metadata(parts: &[Arc<dyn Part>]) -> Result<Vec<(String, Vec<Metadata>)>, StorageError> {
+    let mut found: BTreeMap<String, Vec<Metadata>> = BTreeMap::new();
+    for part in parts {
+        part.metadata(&mut |family, metadata| match found.get_mut(family) {
+            Some(known) if known.contains(metadata) => {}
+            Some(known) => known.push(metadata.clone()),
+            None => {
+                found.insert(family.to_owned(), vec![metadata.clone()]);
+            }
+        })?;
+    }
+    Ok(found.into_iter().collect())
+}

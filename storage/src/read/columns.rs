@@ -1,0 +1,246 @@
+//! How the runs of a series follow each other in time, worked out once for all series whose runs are
+//! at the same times.
+//!
+//! Series of one scrape target share their timestamp columns, so their runs are the same stretches of
+//! the same columns, part by part. What to keep of each run, and the resulting column, depends on the
+//! stretches and the precedence of their parts only, never on values: one [`Plan`] serves all of them,
+//! and they get the same `Arc` of a column, by which queries recognise shared times.
+
+use crate::part::ColumnSlice;
+use chronolith_model::queryable::{QueryContext, Stop, TimestampColumn};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A part of a run that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Which of the runs.
+    pub run: u32,
+    /// Its first sample that is kept.
+    pub from: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The order in which runs are read.
+#[derive(Debug)]
+pub struct Plan {
+    /// Times of all samples that are kept.
+    pub timestamps: Arc<TimestampColumn>,
+    /// What is kept, in time order: as many samples as there are times.
+    pub segments: Vec<Segment>,
+}
+
+/// Times of one run, and whose run it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'r> {
+    /// Where two parts hold a timestamp, the lower number stays.
+    pub part: u32,
+    /// The times, strictly ascending.
+    pub times: &'r ColumnSlice,
+}
+
+/// Bytes of columns that a selector keeps for series to come. Beyond it all are forgotten: series
+/// behind that point share among themselves.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// The plans of one selector.
+#[derive(Debug, Default)]
+pub struct PlanCache {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    plans: HashMap<Box<[StretchKey]>, Known, xxhash_rust::xxh3::Xxh3DefaultBuilder>,
+    size_bytes: usize,
+}
+
+/// A plan and the columns it was made of: as long as they are held, no other column has their address.
+#[derive(Debug)]
+struct Known {
+    plan: Arc<Plan>,
+    _columns: Vec<Arc<Vec<i64>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct StretchKey {
+    column: usize,
+    part: u32,
+    first: u32,
+    count: u32,
+}
+
+/// What a worker remembers between series: neighbours often share their times.
+#[derive(Debug, Default)]
+pub struct LastPlan {
+    stretches: Vec<(u32, ColumnSlice)>,
+    plan: Option<Arc<Plan>>,
+}
+
+impl LastPlan {
+    fn is_of(&self, stretches: &[Stretch<'_>]) -> bool {
+        let same = |((part, times), stretch): (&(u32, ColumnSlice), &Stretch<'_>)| {
+            *part == stretch.part && times.same(stretch.times)
+        };
+        self.stretches.len() == stretches.len() && self.stretches.iter().zip(stretches).all(same)
+    }
+}
+
+impl PlanCache {
+    /// The plan of a series whose runs have these stretches: ascending by part, those of a part in
+    /// time order and without overlap.
+    ///
+    /// # Errors
+    /// [`Stop`] if the memory of the query does not allow it.
+    pub fn plan(
+        &self,
+        stretches: &[Stretch<'_>],
+        last: &mut LastPlan,
+        cx: &dyn QueryContext,
+    ) -> Result<Arc<Plan>, Stop> {
+        if let Some(plan) = last.plan.as_ref().filter(|_| last.is_of(stretches)) {
+            return Ok(Arc::clone(plan));
+        }
+        // A column that nothing else holds is a series' own: nobody will ask for it again.
+        let shared = stretches.iter().all(|stretch| Arc::strong_count(&stretch.times.column) > 1);
+        let plan = match shared {
+            true => self.shared(stretches, cx)?,
+            false => Arc::new(make(stretches)),
+        };
+        last.stretches.clear();
+        last.stretches.extend(stretches.iter().map(|stretch| (stretch.part, stretch.times.clone())));
+        last.plan = Some(Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    fn shared(&self, stretches: &[Stretch<'_>], cx: &dyn QueryContext) -> Result<Arc<Plan>, Stop> {
+        let key: Box<[StretchKey]> = stretches.iter().map(StretchKey::new).collect();
+        if let Some(known) = self.inner.lock().plans.get(&key) {
+            return Ok(Arc::clone(&known.plan));
+        }
+        let plan = Arc::new(make(stretches));
+        let size_bytes = plan.timestamps.times.len() * 8 + (key.len() + 2) * 64;
+        cx.charge(size_bytes)?;
+        let mut inner = self.inner.lock();
+        // Another worker may have been faster: its column is the one that others hold already.
+        if let Some(known) = inner.plans.get(&key) {
+            cx.release(size_bytes);
+            return Ok(Arc::clone(&known.plan));
+        }
+        if inner.size_bytes + size_bytes > CACHE_BYTES {
+            cx.release(inner.size_bytes);
+            inner.plans.clear();
+            inner.size_bytes = 0;
+        }
+        inner.size_bytes += size_bytes;
+        let columns = stretches.iter().map(|stretch| Arc::clone(&stretch.times.column)).collect();
+        inner.plans.insert(key, Known { plan: Arc::clone(&plan), _columns: columns });
+        Ok(plan)
+    }
+}
+
+impl StretchKey {
+    fn new(stretch: &Stretch<'_>) -> Self {
+        Self {
+            column: Arc::as_ptr(&stretch.times.column) as usize,
+            part: stretch.part,
+            first: stretch.times.first,
+            count: stretch.times.count,
+        }
+    }
+}
+
+/// Works out what is kept.
+fn make(stretches: &[Stretch<'_>]) -> Plan {
+    let mut order: Vec<u32> =
+        (0..stretches.len() as u32).filter(|&at| stretches[at as usize].times.count > 0).collect();
+    order.sort_by_key(|&at| stretches[at as usize].times.times()[0]);
+    let apart = order.windows(2).all(|pair| {
+        let (a, b) = (stretches[pair[0] as usize].times.times(), stretches[pair[1] as usize].times.times());
+        a[a.len() - 1] < b[0]
+    });
+    let segments = match apart {
+        true => order
+            .iter()
+            .map(|&run| Segment { run, from: 0, count: stretches[run as usize].times.count })
+            .collect(),
+        false => interleave(stretches),
+    };
+    let mut times = Vec::with_capacity(segments.iter().map(|segment: &Segment| segment.count as usize).sum());
+    for segment in &segments {
+        let of_run = stretches[segment.run as usize].times.times();
+        times.extend_from_slice(&of_run[segment.from as usize..][..segment.count as usize]);
+    }
+    debug_assert!(times.is_sorted_by(|a, b| a < b));
+    Plan { timestamps: Arc::new(TimestampColumn { times }), segments }
+}
+
+/// A merge over parts. Where several hold a timestamp, the first of them stays.
+fn interleave(stretches: &[Stretch<'_>]) -> Vec<Segment> {
+    struct Head<'s> {
+        runs: &'s [Stretch<'s>],
+        // Number of `runs[0]` among all.
+        run: u32,
+        at: usize,
+    }
+    impl Head<'_> {
+        fn time(&self) -> Option<i64> {
+            self.runs.first().map(|run| run.times.times()[self.at])
+        }
+        fn advance(&mut self, count: usize) {
+            self.at += count;
+            while self.runs.first().is_some_and(|run| self.at >= run.times.count as usize) {
+                self.at = 0;
+                self.run += 1;
+                self.runs = &self.runs[1..];
+            }
+        }
+    }
+    let mut heads: Vec<Head<'_>> = Vec::new();
+    let mut run = 0;
+    for runs in stretches.chunk_by(|a, b| a.part == b.part) {
+        let mut head = Head { runs, run, at: 0 };
+        head.advance(0);
+        heads.push(head);
+        run += runs.len() as u32;
+    }
+    let mut segments: Vec<Segment> = Vec::new();
+    loop {
+        let mut winner: Option<(usize, i64)> = None;
+        // The earliest time of any other head: the winner runs freely up to it.
+        let mut other: Option<i64> = None;
+        for (at, head) in heads.iter().enumerate() {
+            let Some(time) = head.time() else { continue };
+            match winner {
+                Some((_, best)) if time >= best => other = Some(other.map_or(time, |other| other.min(time))),
+                Some((_, best)) => {
+                    other = Some(best);
+                    winner = Some((at, time));
+                }
+                None => winner = Some((at, time)),
+            }
+        }
+        let Some((at, time)) = winner else { return segments };
+        let head = &mut heads[at];
+        let rest = &head.runs[0].times.times()[head.at..];
+        let count = match other {
+            Some(other) => rest.partition_point(|&time| time < other).max(1),
+            None => rest.len(),
+        };
+        let (run, from) = (head.run, head.at as u32);
+        head.advance(count);
+        match segments.last_mut() {
+            Some(last) if last.run == run && last.from + last.count == from => last.count += count as u32,
+            _ => segments.push(Segment { run, from, count: count as u32 }),
+        }
+        if other == Some(time) {
+            for head in &mut heads {
+                if head.time() == Some(time) {
+                    head.advance(1);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The series of one selector over all parts.
+
+use super::columns::{LastPlan, PlanCache, Stretch};
+use super::hints::Hints;
+use super::merge::{Merged, merge};
+use super::samples::{Piece, Wanted, append_series};
+use crate::error::StorageError;
+use crate::part::{PartRead, PartSeries, RunBuffer};
+use chronolith_model::queryable::{
+    Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop,
+};
+use chronolith_model::symbols::Symbol;
+use std::ops::Range;
+
+/// Series read at once at most: parts without tiles, such as a small open table among large blocks,
+/// must not make one huge piece of work.
+const MAX_PARTITION: u32 = 1_024;
+
+/// Samples put together between two looks at whether the query goes on.
+const SAMPLES_PER_CHECK: usize = 64 << 10;
+
+/// Merged series of the parts of a version.
+pub(super) struct Selected {
+    // The parts that win come first.
+    parts: Vec<Box<dyn PartSeries>>,
+    merged: Merged,
+    partitions: Vec<Range<u32>>,
+    projected: Option<Projected>,
+    read: PartRead,
+    plans: PlanCache,
+    warnings: Vec<String>,
+}
+
+/// Labels that remain of each series.
+struct Projected {
+    labels: Vec<(Symbol, Symbol)>,
+    ends: Vec<u32>,
+}
+
+impl Selected {
+    /// Merges the series of `parts`, which ascend by precedence.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the query has to stop or its memory does not suffice.
+    pub(super) fn new(
+        parts: Vec<Box<dyn PartSeries>>,
+        select: &Select<'_>,
+        warnings: Vec<String>,
+        cx: &dyn QueryContext,
+    ) -> Result<Self, StorageError> {
+        let n_sources: usize = parts.iter().map(|part| part.len() as usize).sum();
+        // Sources and ends, once as input and once as output of the last merge.
+        cx.charge(n_sources * 24)?;
+        let merged = merge(&parts, cx)?;
+        // The query keeps what the list takes; the rest was for merging.
+        cx.release((n_sources * 24).saturating_sub(merged.size_bytes()));
+        let partitions = partitions(&parts, &merged);
+        let projected = Projected::new(&parts, &merged, select.labels, cx)?;
+        let read = PartRead {
+            mint: select.mint,
+            maxt: select.maxt,
+            values: select.values,
+            histograms: select.histograms,
+            start_timestamps: select.start_timestamps,
+        };
+        Ok(Self { parts, merged, partitions, projected, read, plans: PlanCache::default(), warnings })
+    }
+
+    fn part_labels(&self, index: u32) -> &[(Symbol, Symbol)] {
+        let source = self.merged.sources(index as usize)[0];
+        self.parts[source.part as usize].labels(source.index)
+    }
+
+    /// Reads series that fit in memory at once.
+    fn read_piece(
+        &self,
+        range: Range<u32>,
+        scratch: &mut Scratch,
+        out: &mut SampleBatch,
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError> {
+        let wanted = self.part_ranges(&range);
+        for (part, range) in wanted.iter().enumerate() {
+            scratch.buffers[part].clear();
+            if !range.is_empty() {
+                self.parts[part].read(range.clone(), &self.read, &mut scratch.buffers[part], cx)?;
+            }
+        }
+        let size_bytes = scratch.buffers.iter().map(buffer_bytes).sum();
+        cx.charge(size_bytes)?;
+        let assembled = self.assemble(&range, &wanted, scratch, out, cx);
+        cx.release(size_bytes);
+        assembled
+    }
+
+    /// Which series of each part belong to merged series of `range`: they are neighbours, because both
+    /// have one order.
+    fn part_ranges(&self, range: &Range<u32>) -> Vec<Range<u32>> {
+        let mut wanted = vec![0..0; self.parts.len()];
+        for index in range.clone() {
+            for source in self.merged.sources(index as usize) {
+                let wanted = &mut wanted[source.part as usize];
+                if wanted.start >= wanted.end {
+                    wanted.start = source.index;
+                }
+                wanted.end = source.index + 1;
+            }
+        }
+        wanted
+    }
+
+    fn assemble(
+        &self,
+        range: &Range<u32>,
+        wanted: &[Range<u32>],
+        scratch: &mut Scratch,
+        out: &mut SampleBatch,
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError> {
+        let Scratch { buffers, hints, last } = scratch;
+        let keep = Wanted { values: self.read.values, start_timestamps: self.read.start_timestamps };
+        let mut cursors = vec![0usize; buffers.len()];
+        let mut pieces: Vec<Piece<'_>> = Vec::new();
+        let mut stretches: Vec<Stretch<'_>> = Vec::new();
+        let mut n_unchecked = 0;
+        for index in range.clone() {
+            pieces.clear();
+            for source in self.merged.sources(index as usize) {
+                let part = source.part as usize;
+                let buffer = &buffers[part];
+                let series = source.index - wanted[part].start;
+                let cursor = &mut cursors[part];
+                while let Some(run) = buffer.runs.get(*cursor).filter(|run| run.series <= series) {
+                    if run.series == series && run.times.count > 0 {
+                        pieces.push(Piece { part: source.part, run, buffer });
+                    }
+                    *cursor += 1;
+                }
+            }
+            stretches.clear();
+            stretches
+                .extend(pieces.iter().map(|piece| Stretch { part: piece.part, times: &piece.run.times }));
+            let plan = self.plans.plan(&stretches, last, cx)?;
+            append_series(&pieces, &plan, keep, hints, out)?;
+            n_unchecked += plan.timestamps.times.len();
+            if n_unchecked >= SAMPLES_PER_CHECK {
+                n_unchecked = 0;
+                cx.check()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one call of `read` keeps between pieces.
+struct Scratch {
+    buffers: Vec<RunBuffer>,
+    hints: Hints,
+    last: LastPlan,
+}
+
+impl SelectedSeries for Selected {
+    fn len(&self) -> u32 {
+        self.merged.len() as u32
+    }
+
+    fn labels(&self, index: u32) -> &[(Symbol, Symbol)] {
+        match &self.projected {
+            Some(projected) => projected.labels(index),
+            None => self.part_labels(index),
+        }
+    }
+
+    fn all_labels(&self, index: u32) -> Result<Vec<(Symbol, Symbol)>, ReadError> {
+        Ok(self.part_labels(index).to_vec())
+    }
+
+    fn partitions(&self) -> &[Range<u32>] {
+        &self.partitions
+    }
+
+    fn read(&self, range: Range<u32>, out: &mut SampleBatch, cx: &dyn QueryContext) -> Result<(), ReadError> {
+        let mut scratch = Scratch {
+            buffers: std::iter::repeat_with(RunBuffer::default).take(self.parts.len()).collect(),
+            hints: Hints::new(self.read.histograms),
+            last: LastPlan::default(),
+        };
+        let first = self.partitions.partition_point(|partition| partition.end <= range.start);
+        for partition in &self.partitions[first..] {
+            let piece = partition.start.max(range.start)..partition.end.min(range.end);
+            if piece.is_empty() {
+                break;
+            }
+            cx.check()?;
+            self.read_piece(piece, &mut scratch, out, cx)?;
+        }
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}
+
+impl Projected {
+    fn new(
+        parts: &[Box<dyn PartSeries>],
+        merged: &Merged,
+        projection: Projection<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Option<Self>, StorageError> {
+        let (names, keep) = match projection {
+            Projection::All => return Ok(None),
+            Projection::Only(names) => (names, true),
+            Projection::Without(names) => (names, false),
+        };
+        // A name that the query's table does not know is no label of any series.
+        let names: Vec<Symbol> = names.iter().filter_map(|name| cx.symbols().get(name)).collect();
+        let mut projected = Self { labels: Vec::new(), ends: Vec::with_capacity(merged.len()) };
+        for at in 0..merged.len() {
+            let source = merged.sources(at)[0];
+            let labels = parts[source.part as usize].labels(source.index);
+            projected.labels.extend(labels.iter().filter(|label| names.contains(&label.0) == keep));
+            let end = u32::try_from(projected.labels.len())
+                .map_err(|_| Stop::OverBudget("the selector reads 2^32 labels or more".to_owned()))?;
+            projected.ends.push(end);
+        }
+        cx.charge(size_of_val(projected.labels.as_slice()) + size_of_val(projected.ends.as_slice()))?;
+        Ok(Some(projected))
+    }
+
+    fn labels(&self, index: u32) -> &[(Symbol, Symbol)] {
+        let at = index as usize;
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.labels[start as usize..self.ends[at] as usize]
+    }
+}
+
+/// The borders of the part that has most of them, cut where pieces are too large.
+fn partitions(parts: &[Box<dyn PartSeries>], merged: &Merged) -> Vec<Range<u32>> {
+    let leading =
+        parts.iter().map(|part| part.partitions()).enumerate().max_by_key(|(_, ranges)| ranges.len());
+    let Some((part, ranges)) = leading else { return Vec::new() };
+    let mut starts = ranges.iter().map(|range| range.start).filter(|&start| start > 0).peekable();
+    let n_series = merged.len() as u32;
+    let mut partitions = Vec::with_capacity(ranges.len());
+    let mut start = 0;
+    for at in 0..n_series {
+        let is_border = merged
+            .sources(at as usize)
+            .iter()
+            .any(|source| source.part as usize == part && starts.next_if_eq(&source.index).is_some());
+        if at > start && (is_border || at - start == MAX_PARTITION) {
+            partitions.push(start..at);
+            start = at;
+        }
+    }
+    if start < n_series {
+        partitions.push(start..n_series);
+    }
+    partitions
+}
+
+/// What a buffer takes on the heap; shared columns are not its own.
+fn buffer_bytes(buffer: &RunBuffer) -> usize {
+    size_of_val(buffer.runs.as_slice())
+        + size_of_val(buffer.values.as_slice())
+        + buffer.histograms.len() * HISTOGRAM_BYTES
+}
+
+/// A histogram of some 20 buckets.
+const HISTOGRAM_BYTES: usize = 512;
