@@ -5,13 +5,14 @@
 //! struct is frozen with the format version; another set of fields is another version.
 
 use crate::error::StorageError;
+use crate::index::symbols::SymbolPart;
 use crate::kv::keys::{BlockId, Kind, key};
 use bincode::config::{BigEndian, Configuration, Fixint, Limit};
 
 /// The version of everything inside blocks.
 pub const FORMAT_VERSION: u16 = 1;
-/// No header is larger. The largest part is one string per 4 KB of symbols, so this stands for some
-/// gigabytes of distinct label values.
+/// No header is larger. The largest part is a separator per 4 KB of symbols, so this stands for
+/// some gigabytes of distinct label values.
 pub const MAX_HEADER_BYTES: usize = 64 << 20;
 /// Milliseconds of a day slice. Slice `n` holds the timestamps `t` with `t.div_euclid(SLICE_MS) == n`.
 pub const SLICE_MS: i64 = 86_400_000;
@@ -58,8 +59,8 @@ pub struct BlockHeader {
     pub content_hash: u64,
     /// Symbols of the block.
     pub n_symbols: u32,
-    /// First string of each part of the symbols, ascending.
-    pub symbol_parts: Vec<String>,
+    /// Where the parts of the symbols begin, ascending.
+    pub symbol_parts: Vec<SymbolPart>,
 }
 
 impl BlockHeader {
@@ -130,8 +131,15 @@ impl BlockHeader {
         if self.seq_min > self.seq_max {
             return Err("its freeze numbers are out of order");
         }
-        if !self.symbol_parts.is_sorted() {
+        let parts = &self.symbol_parts;
+        if !parts.is_sorted_by(|a, b| a.separator <= b.separator && a.first < b.first) {
             return Err("its symbol parts are out of order");
+        }
+        if parts.first().is_some_and(|part| part.first != 0) {
+            return Err("its first symbol part does not begin with the first symbol");
+        }
+        if parts.last().is_some_and(|part| part.first >= self.n_symbols) {
+            return Err("it has more symbol parts than symbols");
         }
         Ok(())
     }
@@ -164,7 +172,7 @@ mod tests {
             n_histograms: 0,
             content_hash: 77,
             n_symbols: 4,
-            symbol_parts: vec!["__name__".to_owned()],
+            symbol_parts: vec![SymbolPart { separator: b"__name__".to_vec(), first: 0 }],
         }
     }
 

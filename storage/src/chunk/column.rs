@@ -415,4 +415,4 @@ pub fn constant(bytes: &[u8]) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

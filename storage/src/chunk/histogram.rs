@@ -1,0 +1,420 @@
+//! Native histograms, column by column: a chunk has one form (whole numbers or floats) and one bucket
+//! layout, so each bucket is a column of its own over time, which hardly changes from sample to sample.
+//!
+//! `layout | hints | count | zero count | sum | positive buckets | negative buckets`, the columns each
+//! behind their length. Whole-number counts are stored as absolute counts in integer columns ([`ints`]),
+//! everything else in float columns ([`column`]). A staleness marker is a histogram whose sum has its
+//! bits; usually it has no buckets, which is a layout of its own and so a chunk of its own.
+
+use super::bytes::{Reader, put_prefixed, put_signed, put_varint};
+use super::{ChunkError, ChunkKind, Effort, MAX_SAMPLES, column, ints};
+use chronolith_model::histogram::{CounterResetHint, FloatHistogram, Histogram, IntHistogram, Span};
+use chronolith_model::queryable::HistogramNeed;
+use std::sync::Arc;
+
+/// A chunk of more than one sample holds at most this many bucket counts: 8 MB decoded.
+pub const MAX_CELLS: usize = 1 << 20;
+
+/// The first byte of a layout: how the zero threshold is stored.
+const THRESHOLD_ZERO: u8 = 0;
+/// The threshold that Prometheus's clients have by default: 2^-128.
+const THRESHOLD_DEFAULT: u8 = 1;
+const THRESHOLD_VERBATIM: u8 = 2;
+const DEFAULT_THRESHOLD_BITS: u64 = 0x37f0_0000_0000_0000;
+
+const BOUNDS_NONE: u8 = 0;
+const BOUNDS_COLUMN: u8 = 1;
+const BOUNDS_VERBATIM: u8 = 2;
+
+/// The kind of chunk for a histogram.
+pub const fn kind(histogram: &Histogram) -> ChunkKind {
+    match histogram {
+        Histogram::Int(_) => ChunkKind::IntHistogram,
+        Histogram::Float(_) => ChunkKind::FloatHistogram,
+    }
+}
+
+/// What all histograms of a chunk have in common.
+#[derive(Clone, Copy, Debug)]
+struct Layout<'a> {
+    schema: i32,
+    zero_threshold: f64,
+    positive_spans: &'a [Span],
+    negative_spans: &'a [Span],
+    /// Columns of positive and of negative buckets.
+    n_buckets: [usize; 2],
+    custom_values: Option<&'a Arc<[f64]>>,
+}
+
+impl PartialEq for Layout<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let bounds = |values: Option<&Arc<[f64]>>| -> Option<Vec<u64>> {
+            values.map(|values| values.iter().map(|value| value.to_bits()).collect())
+        };
+        self.schema == other.schema
+            && self.zero_threshold.to_bits() == other.zero_threshold.to_bits()
+            && self.positive_spans == other.positive_spans
+            && self.negative_spans == other.negative_spans
+            && self.n_buckets == other.n_buckets
+            && bounds(self.custom_values) == bounds(other.custom_values)
+    }
+}
+
+fn layout(histogram: &Histogram) -> Layout<'_> {
+    match histogram {
+        Histogram::Int(h) => Layout {
+            schema: h.schema,
+            zero_threshold: h.zero_threshold,
+            positive_spans: &h.positive_spans,
+            negative_spans: &h.negative_spans,
+            n_buckets: [h.positive_deltas.len(), h.negative_deltas.len()],
+            custom_values: h.custom_values.as_ref(),
+        },
+        Histogram::Float(h) => Layout {
+            schema: h.schema,
+            zero_threshold: h.zero_threshold,
+            positive_spans: &h.positive_spans,
+            negative_spans: &h.negative_spans,
+            n_buckets: [h.positive_buckets.len(), h.negative_buckets.len()],
+            custom_values: h.custom_values.as_ref(),
+        },
+    }
+}
+
+/// Whether both may be in one chunk: one form, one bucket layout, bit for bit.
+pub fn same_layout(a: &Histogram, b: &Histogram) -> bool {
+    kind(a) == kind(b) && layout(a) == layout(b)
+}
+
+/// How many histograms of this layout a chunk may hold.
+pub fn max_samples(histogram: &Histogram) -> usize {
+    let n_cells: usize = layout(histogram).n_buckets.iter().sum();
+    (MAX_CELLS / n_cells.max(1)).clamp(1, MAX_SAMPLES)
+}
+
+/// Appends a chunk of `histograms`: at least one, at most [`max_samples`], all of one layout.
+///
+/// # Panics
+/// If there is none, or one has another form than the first or another number of buckets.
+pub fn encode(histograms: &[Arc<Histogram>], effort: Effort, out: &mut Vec<u8>) {
+    let layout = layout(&histograms[0]);
+    debug_assert!(histograms.iter().all(|other| same_layout(&histograms[0], other)));
+    put_layout(&layout, out);
+    put_hints(histograms, out);
+    match &*histograms[0] {
+        Histogram::Int(_) => encode_ints(histograms, layout.n_buckets, effort, out),
+        Histogram::Float(_) => encode_floats(histograms, layout.n_buckets, effort, out),
+    }
+}
+
+fn put_layout(layout: &Layout<'_>, out: &mut Vec<u8>) {
+    match layout.zero_threshold.to_bits() {
+        0 => out.push(THRESHOLD_ZERO),
+        DEFAULT_THRESHOLD_BITS => out.push(THRESHOLD_DEFAULT),
+        bits => {
+            out.push(THRESHOLD_VERBATIM);
+            out.extend_from_slice(&bits.to_be_bytes());
+        }
+    }
+    put_signed(out, layout.schema.into());
+    for (spans, n_buckets) in [layout.positive_spans, layout.negative_spans].into_iter().zip(layout.n_buckets)
+    {
+        put_varint(out, spans.len() as u64);
+        for span in spans {
+            put_signed(out, span.offset.into());
+            put_varint(out, span.length.into());
+        }
+        put_varint(out, n_buckets as u64);
+    }
+    match layout.custom_values {
+        None => out.push(BOUNDS_NONE),
+        Some(bounds) if bounds.is_empty() || bounds.len() > MAX_SAMPLES => {
+            out.push(BOUNDS_VERBATIM);
+            put_varint(out, bounds.len() as u64);
+            bounds.iter().for_each(|bound| out.extend_from_slice(&bound.to_bits().to_be_bytes()));
+        }
+        Some(bounds) => {
+            out.push(BOUNDS_COLUMN);
+            put_varint(out, bounds.len() as u64);
+            let mut bytes = Vec::new();
+            column::encode(bounds, Effort::Seal, &mut bytes);
+            put_prefixed(out, &bytes);
+        }
+    }
+}
+
+/// Runs of equal hints: `count << 2 | hint`, until all samples have one.
+fn put_hints(histograms: &[Arc<Histogram>], out: &mut Vec<u8>) {
+    let hint = |histogram: &Histogram| match histogram {
+        Histogram::Int(h) => h.counter_reset_hint,
+        Histogram::Float(h) => h.counter_reset_hint,
+    };
+    for run in histograms.chunk_by(|a, b| hint(a) == hint(b)) {
+        put_varint(out, (run.len() as u64) << 2 | hint(&run[0]) as u64);
+    }
+}
+
+fn encode_ints(histograms: &[Arc<Histogram>], n_buckets: [usize; 2], effort: Effort, out: &mut Vec<u8>) {
+    let histograms: Vec<&IntHistogram> = histograms.iter().map(|histogram| int(histogram)).collect();
+    let mut bytes = Vec::new();
+    let mut put = |values: &[i64], out: &mut Vec<u8>| {
+        bytes.clear();
+        ints::encode(values, effort, &mut bytes);
+        put_prefixed(out, &bytes);
+    };
+    let column = |of: &dyn Fn(&IntHistogram) -> u64| -> Vec<i64> {
+        histograms.iter().map(|histogram| of(histogram) as i64).collect()
+    };
+    put(&column(&|h| h.count), out);
+    put(&column(&|h| h.zero_count), out);
+    put_floats(histograms.iter().map(|histogram| histogram.sum), effort, out);
+    for (sign, n_buckets) in n_buckets.into_iter().enumerate() {
+        let mut absolute = vec![0i64; histograms.len()];
+        for bucket in 0..n_buckets {
+            for (count, histogram) in absolute.iter_mut().zip(&histograms) {
+                let deltas = [&histogram.positive_deltas, &histogram.negative_deltas][sign];
+                *count = count.wrapping_add(deltas[bucket]);
+            }
+            put(&absolute, out);
+        }
+    }
+}
+
+fn encode_floats(histograms: &[Arc<Histogram>], n_buckets: [usize; 2], effort: Effort, out: &mut Vec<u8>) {
+    let histograms: Vec<&FloatHistogram> = histograms.iter().map(|histogram| float(histogram)).collect();
+    put_floats(histograms.iter().map(|histogram| histogram.count), effort, out);
+    put_floats(histograms.iter().map(|histogram| histogram.zero_count), effort, out);
+    put_floats(histograms.iter().map(|histogram| histogram.sum), effort, out);
+    for (sign, n_buckets) in n_buckets.into_iter().enumerate() {
+        for bucket in 0..n_buckets {
+            let counts = histograms.iter().map(|h| [&h.positive_buckets, &h.negative_buckets][sign][bucket]);
+            put_floats(counts, effort, out);
+        }
+    }
+}
+
+fn put_floats(values: impl Iterator<Item = f64>, effort: Effort, out: &mut Vec<u8>) {
+    let values: Vec<f64> = values.collect();
+    let mut bytes = Vec::new();
+    column::encode(&values, effort, &mut bytes);
+    put_prefixed(out, &bytes);
+}
+
+fn int(histogram: &Histogram) -> &IntHistogram {
+    match histogram {
+        Histogram::Int(histogram) => histogram,
+        Histogram::Float(_) => panic!("a chunk of whole-number histograms holds another one"),
+    }
+}
+
+fn float(histogram: &Histogram) -> &FloatHistogram {
+    match histogram {
+        Histogram::Float(histogram) => histogram,
+        Histogram::Int(_) => panic!("a chunk of float histograms holds another one"),
+    }
+}
+
+/// Appends `count` histograms. With [`HistogramNeed::None`] they come without spans and buckets.
+///
+/// # Errors
+/// [`ChunkError`] if `bytes` are no chunk of that many histograms of this kind, or `kind` is floats.
+pub fn decode(
+    bytes: &[u8],
+    kind: ChunkKind,
+    count: usize,
+    need: HistogramNeed,
+    out: &mut Vec<Arc<Histogram>>,
+) -> Result<(), ChunkError> {
+    if count == 0 || count > MAX_SAMPLES {
+        return Err(ChunkError("a histogram chunk of too few or too many samples"));
+    }
+    let mut reader = Reader::new(bytes);
+    let head = Head::read(&mut reader, count)?;
+    let need_buckets = need != HistogramNeed::None;
+    match kind {
+        ChunkKind::Float => Err(ChunkError("a float chunk is no histogram chunk")),
+        ChunkKind::IntHistogram => decode_ints(reader, &head, need_buckets, out),
+        ChunkKind::FloatHistogram => decode_floats(reader, &head, need_buckets, out),
+    }
+}
+
+/// Layout and hints as read.
+struct Head {
+    schema: i32,
+    zero_threshold: f64,
+    spans: [Vec<Span>; 2],
+    n_buckets: [usize; 2],
+    custom_values: Option<Arc<[f64]>>,
+    hints: Vec<CounterResetHint>,
+}
+
+impl Head {
+    fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, ChunkError> {
+        let zero_threshold = f64::from_bits(match reader.u8()? {
+            THRESHOLD_ZERO => 0,
+            THRESHOLD_DEFAULT => DEFAULT_THRESHOLD_BITS,
+            THRESHOLD_VERBATIM => reader.u64()?,
+            _ => return Err(ChunkError("unknown form of a zero threshold")),
+        });
+        let out_of_range = |_| ChunkError("a histogram layout is out of range");
+        let schema = i32::try_from(reader.signed()?).map_err(out_of_range)?;
+        let (mut spans, mut n_buckets) = ([Vec::new(), Vec::new()], [0; 2]);
+        for (spans, n_buckets) in spans.iter_mut().zip(&mut n_buckets) {
+            // Two bytes a span and two a bucket column at least, so bytes bound both.
+            let n_spans = reader.length(reader.rest().len() / 2)?;
+            for _ in 0..n_spans {
+                let offset = i32::try_from(reader.signed()?).map_err(out_of_range)?;
+                let length = u32::try_from(reader.varint()?).map_err(out_of_range)?;
+                spans.push(Span { offset, length });
+            }
+            *n_buckets = reader.length(reader.rest().len() / 2)?;
+        }
+        let n_cells = (n_buckets[0] + n_buckets[1]).saturating_mul(count);
+        if count > 1 && n_cells > MAX_CELLS {
+            return Err(ChunkError("a histogram chunk with too many buckets"));
+        }
+        let custom_values = Self::read_bounds(reader)?;
+        let hints = Self::read_hints(reader, count)?;
+        Ok(Self { schema, zero_threshold, spans, n_buckets, custom_values, hints })
+    }
+
+    fn read_bounds(reader: &mut Reader<'_>) -> Result<Option<Arc<[f64]>>, ChunkError> {
+        match reader.u8()? {
+            BOUNDS_NONE => Ok(None),
+            BOUNDS_COLUMN => {
+                let count = reader.length(MAX_SAMPLES)?;
+                let mut bounds = Vec::new();
+                column::decode(reader.prefixed()?, count, &mut bounds)?;
+                Ok(Some(Arc::from(bounds)))
+            }
+            BOUNDS_VERBATIM => {
+                let count = reader.length(reader.rest().len() / 8)?;
+                let bounds = (0..count).map(|_| Ok(f64::from_bits(reader.u64()?)));
+                Ok(Some(bounds.collect::<Result<Vec<f64>, ChunkError>>()?.into()))
+            }
+            _ => Err(ChunkError("unknown form of custom bounds")),
+        }
+    }
+
+    fn read_hints(reader: &mut Reader<'_>, count: usize) -> Result<Vec<CounterResetHint>, ChunkError> {
+        let mut hints = Vec::with_capacity(count);
+        while hints.len() < count {
+            let run = reader.varint()?;
+            let hint = match run & 3 {
+                0 => CounterResetHint::Unknown,
+                1 => CounterResetHint::Reset,
+                2 => CounterResetHint::NotReset,
+                _ => CounterResetHint::Gauge,
+            };
+            let length = usize::try_from(run >> 2)
+                .ok()
+                .filter(|&length| length > 0 && length <= count - hints.len())
+                .ok_or(ChunkError("reset hints of more samples than there are"))?;
+            hints.extend(std::iter::repeat_n(hint, length));
+        }
+        Ok(hints)
+    }
+
+    /// Spans as the result has them: none where buckets are left out.
+    fn spans(&self, sign: usize, need_buckets: bool) -> Vec<Span> {
+        if need_buckets { self.spans[sign].clone() } else { Vec::new() }
+    }
+}
+
+fn decode_ints(
+    mut reader: Reader<'_>,
+    head: &Head,
+    need_buckets: bool,
+    out: &mut Vec<Arc<Histogram>>,
+) -> Result<(), ChunkError> {
+    let count = head.hints.len();
+    let read = |reader: &mut Reader<'_>, column: &mut Vec<i64>| {
+        column.clear();
+        ints::decode(reader.prefixed()?, count, column)
+    };
+    let (mut counts, mut zero_counts) = (Vec::new(), Vec::new());
+    read(&mut reader, &mut counts)?;
+    read(&mut reader, &mut zero_counts)?;
+    let sums = read_floats(&mut reader, count)?;
+    let mut histograms: Vec<IntHistogram> = (0..count)
+        .map(|i| IntHistogram {
+            counter_reset_hint: head.hints[i],
+            schema: head.schema,
+            zero_threshold: head.zero_threshold,
+            zero_count: zero_counts[i] as u64,
+            count: counts[i] as u64,
+            sum: sums[i],
+            positive_spans: head.spans(0, need_buckets),
+            negative_spans: head.spans(1, need_buckets),
+            positive_deltas: Vec::new(),
+            negative_deltas: Vec::new(),
+            custom_values: head.custom_values.clone(),
+        })
+        .collect();
+    if need_buckets {
+        let mut absolute = Vec::new();
+        for sign in 0..2 {
+            let mut before = vec![0i64; count];
+            for _ in 0..head.n_buckets[sign] {
+                read(&mut reader, &mut absolute)?;
+                for ((histogram, &count), before) in histograms.iter_mut().zip(&absolute).zip(&before) {
+                    let delta = count.wrapping_sub(*before);
+                    [&mut histogram.positive_deltas, &mut histogram.negative_deltas][sign].push(delta);
+                }
+                std::mem::swap(&mut before, &mut absolute);
+            }
+        }
+        reader.end()?;
+    }
+    out.extend(histograms.into_iter().map(|histogram| Arc::new(Histogram::Int(histogram))));
+    Ok(())
+}
+
+fn decode_floats(
+    mut reader: Reader<'_>,
+    head: &Head,
+    need_buckets: bool,
+    out: &mut Vec<Arc<Histogram>>,
+) -> Result<(), ChunkError> {
+    let count = head.hints.len();
+    let counts = read_floats(&mut reader, count)?;
+    let zero_counts = read_floats(&mut reader, count)?;
+    let sums = read_floats(&mut reader, count)?;
+    let mut histograms: Vec<FloatHistogram> = (0..count)
+        .map(|i| FloatHistogram {
+            counter_reset_hint: head.hints[i],
+            schema: head.schema,
+            zero_threshold: head.zero_threshold,
+            zero_count: zero_counts[i],
+            count: counts[i],
+            sum: sums[i],
+            positive_spans: head.spans(0, need_buckets),
+            negative_spans: head.spans(1, need_buckets),
+            positive_buckets: Vec::new(),
+            negative_buckets: Vec::new(),
+            custom_values: head.custom_values.clone(),
+        })
+        .collect();
+    if need_buckets {
+        for sign in 0..2 {
+            for _ in 0..head.n_buckets[sign] {
+                let bucket = read_floats(&mut reader, count)?;
+                for (histogram, count) in histograms.iter_mut().zip(bucket) {
+                    [&mut histogram.positive_buckets, &mut histogram.negative_buckets][sign].push(count);
+                }
+            }
+        }
+        reader.end()?;
+    }
+    out.extend(histograms.into_iter().map(|histogram| Arc::new(Histogram::Float(histogram))));
+    Ok(())
+}
+
+fn read_floats(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f64>, ChunkError> {
+    let mut values = Vec::new();
+    column::decode(reader.prefixed()?, count, &mut values)?;
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests;
