@@ -6,3 +6,4 @@ pub mod header;
 pub mod merge;
 pub mod quarantine;
 pub mod source;
+pub mod tombstones;

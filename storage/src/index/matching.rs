@@ -324,3 +324,28 @@ pub fn label_values(
         Ok(())
     })
 }
+
+/// Gives `sink` every label pair with the number of its series. One posting list is read for each.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn pair_counts(
+    reader: &dyn IndexReader,
+    cx: &dyn QueryContext,
+    sink: &mut dyn FnMut(&str, &str, u64),
+) -> Result<(), StorageError> {
+    let mut n_seen = 0u32;
+    reader.names(&mut |name, name_text| {
+        reader.values(name, "", &mut |value, value_text| {
+            n_seen += 1;
+            if n_seen.is_multiple_of(STRINGS_PER_CHECK) {
+                cx.check()?;
+            }
+            let n_series = reader.postings(name, &[value])?.len();
+            if n_series > 0 {
+                sink(name_text, value_text, u64::from(n_series));
+            }
+            Ok(())
+        })
+    })
+}

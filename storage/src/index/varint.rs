@@ -41,6 +41,13 @@ impl<'a> Bytes<'a> {
         Some(head)
     }
 
+    /// Eight bytes, big-endian.
+    pub(crate) fn i64(&mut self) -> Option<i64> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(i64::from_be_bytes(*head))
+    }
+
     pub(crate) fn varint(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
