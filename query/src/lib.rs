@@ -8,6 +8,7 @@ pub mod functions;
 pub mod go_format;
 pub mod limits;
 pub mod parser;
+pub mod script;
 pub mod stats;
 pub mod value;
 

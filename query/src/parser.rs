@@ -17,6 +17,7 @@ pub mod signatures;
 mod tests;
 
 pub use ast::{Expr, ExprKind, Span, ValueType};
+pub(crate) use lexer::unquote;
 pub use prettier::prettify;
 pub use series::{SeriesDescription, SeriesValue, parse_metric, parse_series_desc};
 pub use signatures::{Function, Signature};

@@ -910,7 +910,7 @@ pub(super) fn describe(kind: TokenKind, text: &str) -> String {
 }
 
 /// The bytes that a string token stands for: quotes off, escapes resolved. `None` if the token is no string.
-pub(super) fn unquote(token: &str) -> Option<Vec<u8>> {
+pub(crate) fn unquote(token: &str) -> Option<Vec<u8>> {
     let quote = token.chars().next()?;
     let inner = token.strip_prefix(quote)?.strip_suffix(quote)?;
     if quote == '`' {
