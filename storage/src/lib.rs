@@ -8,6 +8,8 @@ pub mod block;
 pub mod chunk;
 pub mod db;
 pub mod error;
+#[cfg(test)]
+mod format_examples;
 pub mod index;
 pub mod kv;
 pub mod metrics;

@@ -305,6 +305,22 @@ mod tests {
     }
 
     #[test]
+    fn the_worked_example_is_what_is_written() {
+        let tombstone = Tombstone {
+            number: 0,
+            matcher_sets: vec![vec![Matcher::equal("job", "b")]],
+            mint: 0,
+            maxt: 8500,
+            ranks: [1, 2].into_iter().collect(),
+            gone: [2].into_iter().collect(),
+        };
+        let block = BlockId(0x0102_0304_0506_0708);
+        let (key, value) = crate::format_examples::example("tombstones");
+        assert_eq!(tombstone.record(block), (key.clone(), value.clone()));
+        assert_eq!(Tombstone::decode(block, 3, &key, &value).unwrap(), tombstone);
+    }
+
+    #[test]
     fn ranges_that_touch_are_joined() {
         assert_eq!(joined(vec![(5, 9), (0, 4), (20, 30), (8, 10), (12, 12)]), [(0, 10), (12, 12), (20, 30)]);
         assert_eq!(joined(vec![(i64::MIN, i64::MAX), (3, 4)]), [(i64::MIN, i64::MAX)]);

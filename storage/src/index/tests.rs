@@ -251,3 +251,69 @@ fn unsorted_strings_and_labels_are_refused() {
     assert!(writer.add_series(&[(0, 2)], 0, 0, &mut kv).is_err());
     assert_eq!(writer.add_series(&[(0, 1)], 0, 0, &mut kv).unwrap(), 0);
 }
+
+/// The block of docs/format.md.
+fn worked_example() -> MemoryKv {
+    let labels = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied()).unwrap();
+    let series = [
+        labels(&[("__name__", "up"), ("job", "a")]),
+        labels(&[("__name__", "up"), ("job", "b")]),
+        labels(&[("__name__", "up"), ("job", "b"), ("zone", "\u{e9}")]),
+    ];
+    let symbols: Vec<Box<str>> = ["__name__", "a", "b", "job", "up", "zone", "\u{e9}"].map(Box::from).into();
+    let number = |text: &str| symbols.iter().position(|other| **other == *text).unwrap() as u32;
+    let mut kv = MemoryKv::default();
+    let mut writer = IndexWriter::new(BLOCK, &symbols, &mut kv).unwrap();
+    for (labels, (mint, maxt)) in series.iter().zip([(1000, 9000), (1000, 9000), (2000, 8000)]) {
+        let labels: Vec<(u32, u32)> = labels.iter().map(|(n, v)| (number(n), number(v))).collect();
+        writer.add_series(&labels, mint, maxt, &mut kv).unwrap();
+    }
+    writer.finish(&mut kv).unwrap();
+    kv
+}
+
+#[test]
+fn the_worked_example_is_what_is_written_and_read() {
+    let kv = worked_example();
+    let examples = [
+        ("symbols", vec![]),
+        ("values", vec!["values of job"]),
+        ("series", vec![]),
+        ("postings", vec!["postings of job=b", "postings of job"]),
+    ];
+    for (name, more) in examples {
+        for name in std::iter::once(name).chain(more) {
+            let (key, value) = crate::format_examples::example(name);
+            assert_eq!(kv.records.get(&key), Some(&value), "{name}");
+        }
+    }
+    let kv = MemoryKv {
+        records: [
+            "symbols",
+            "values",
+            "values of job",
+            "series",
+            "postings",
+            "postings of job=b",
+            "postings of job",
+        ]
+        .map(crate::format_examples::example)
+        .into_iter()
+        .collect(),
+    };
+    let part = symbols::SymbolPart { separator: b"_".to_vec(), first: 0 };
+    let index = BlockIndex::new(Arc::new(kv), BLOCK, 3, 7, Arc::new([part]));
+    let cx = Unlimited::default();
+    let found = |matcher: Matcher| resolve(&index, &[matcher], &cx).unwrap();
+    assert_eq!(found(Matcher::equal("__name__", "up")), Postings::all(3));
+    assert_eq!(found(Matcher::equal("job", "b")), Postings::from_sorted([1, 2]));
+    assert_eq!(found(Matcher::new(MatchOp::NotRegex, "job", "b.*").unwrap()), Postings::from_sorted([0]));
+    let mut times = Vec::new();
+    index
+        .visit_series(&Postings::all(3), &cx, &mut |_, series| {
+            times.push((series.labels.len(), series.mint, series.maxt));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(times, [(2, 1000, 9000), (2, 1000, 9000), (3, 2000, 8000)]);
+}
