@@ -80,9 +80,12 @@ impl ParseError {
 /// # Errors
 /// [`ParseError`] if the text is not an expression, its types do not fit, or it is over a limit.
 pub fn parse_expr(text: &str, options: ParserOptions) -> Result<Expr, ParseError> {
-    let mut expr = Parser::new(text, options, false)?.whole_expression()?;
-    check::check(text, &mut expr)?;
-    Ok(expr)
+    let parse = || {
+        let mut expr = Parser::new(text, options, false)?.whole_expression()?;
+        check::check(text, &mut expr)?;
+        Ok(expr)
+    };
+    parse().map_err(|error: Box<ParseError>| *error)
 }
 
 /// Parses a selector without modifiers, as the `match[]` parameters of the API have it. Matchers may all match
@@ -91,5 +94,6 @@ pub fn parse_expr(text: &str, options: ParserOptions) -> Result<Expr, ParseError
 /// # Errors
 /// [`ParseError`] if the text is not such a selector.
 pub fn parse_metric_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
-    Parser::new(text, ParserOptions::default(), false)?.whole_selector()
+    let parser = Parser::new(text, ParserOptions::default(), false);
+    parser.and_then(Parser::whole_selector).map_err(|error| *error)
 }

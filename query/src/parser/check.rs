@@ -14,7 +14,7 @@ use chronolith_model::METRIC_NAME;
 ///
 /// # Errors
 /// [`ParseError`] for the first place where types do not fit.
-pub(super) fn check(text: &str, expr: &mut Expr) -> Result<ValueType, ParseError> {
+pub(super) fn check(text: &str, expr: &mut Expr) -> Result<ValueType, Box<ParseError>> {
     let checker = Checker { text };
     checker.expr(expr)
 }
@@ -24,11 +24,11 @@ struct Checker<'t> {
 }
 
 impl Checker<'_> {
-    fn fail<T>(&self, span: Span, message: impl Into<String>) -> Result<T, ParseError> {
-        Err(ParseError::new(self.text, span, message))
+    fn fail<T>(&self, span: Span, message: impl Into<String>) -> Result<T, Box<ParseError>> {
+        Err(Box::new(ParseError::new(self.text, span, message)))
     }
 
-    fn expr(&self, expr: &mut Expr) -> Result<ValueType, ParseError> {
+    fn expr(&self, expr: &mut Expr) -> Result<ValueType, Box<ParseError>> {
         let span = expr.span;
         match &mut expr.kind {
             ExprKind::Number(_) => Ok(ValueType::Scalar),
@@ -75,7 +75,7 @@ impl Checker<'_> {
         }
     }
 
-    fn expect(&self, expr: &mut Expr, wanted: ValueType, context: &str) -> Result<(), ParseError> {
+    fn expect(&self, expr: &mut Expr, wanted: ValueType, context: &str) -> Result<(), Box<ParseError>> {
         let found = self.expr(expr)?;
         if found == wanted {
             return Ok(());
@@ -86,7 +86,12 @@ impl Checker<'_> {
         )
     }
 
-    fn selector(&self, span: Span, selector: &VectorSelector, needs_matcher: bool) -> Result<(), ParseError> {
+    fn selector(
+        &self,
+        span: Span,
+        selector: &VectorSelector,
+        needs_matcher: bool,
+    ) -> Result<(), Box<ParseError>> {
         if !selector.name.is_empty() {
             // The last matcher is the one for the name outside the braces.
             let inside = &selector.matchers[..selector.matchers.len() - 1];
@@ -108,7 +113,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn call(&self, span: Span, call: &mut Call) -> Result<ValueType, ParseError> {
+    fn call(&self, span: Span, call: &mut Call) -> Result<ValueType, Box<ParseError>> {
         let signature = call.function;
         let (n_args, n_types) = (call.args.len(), signature.arg_types.len());
         let wrong_count = |bound: &str, wanted: usize| {
@@ -164,7 +169,7 @@ impl Checker<'_> {
         Ok(signature.return_type)
     }
 
-    fn info_selector(&self, span: Span, arg: &Expr) -> Result<(), ParseError> {
+    fn info_selector(&self, span: Span, arg: &Expr) -> Result<(), Box<ParseError>> {
         let found = arg.value_type();
         if found != ValueType::Vector {
             return self.fail(
@@ -186,7 +191,7 @@ impl Checker<'_> {
 
     /// A chain of operators, leftmost operand first. The links are taken apart and put together again, since a
     /// chain may be far longer than the stack is deep.
-    fn binary_chain(&self, expr: &mut Expr) -> Result<ValueType, ParseError> {
+    fn binary_chain(&self, expr: &mut Expr) -> Result<ValueType, Box<ParseError>> {
         let mut links = Vec::new();
         let mut lhs = expr.take();
         while let ExprKind::Binary(binary) = &mut lhs.kind {
@@ -206,7 +211,7 @@ impl Checker<'_> {
         Ok(found)
     }
 
-    fn binary(&self, span: Span, binary: &mut Binary, lhs: ValueType) -> Result<ValueType, ParseError> {
+    fn binary(&self, span: Span, binary: &mut Binary, lhs: ValueType) -> Result<ValueType, Box<ParseError>> {
         let rhs = self.expr(&mut binary.rhs)?;
         let op = binary.op;
         let both = |wanted| lhs == wanted && rhs == wanted;

@@ -35,6 +35,9 @@ const AT: Context = ("@", "timestamp");
 const RANGE: Context = ("subquery or range selector", "number, duration, step(), or range()");
 const STEP: Context = ("subquery selector", "number, duration, step(), range(), or \"]\"");
 
+// Errors are boxed here: brackets nest through these functions 500 levels deep, and large results would make
+// large frames.
+
 /// A tree and how deeply it is nested; links of a chain of operators to the left do not count.
 type Parsed = (Expr, u32);
 
@@ -54,10 +57,10 @@ impl<'t> Parser<'t> {
     ///
     /// # Errors
     /// [`ParseError`] if the text is too long.
-    pub fn new(text: &'t str, options: ParserOptions, series_desc: bool) -> Result<Self, ParseError> {
+    pub fn new(text: &'t str, options: ParserOptions, series_desc: bool) -> Result<Self, Box<ParseError>> {
         if text.len() > MAX_TEXT_BYTES {
             let message = format!("query text has {} bytes, the limit is {MAX_TEXT_BYTES}", text.len());
-            return Err(ParseError::new("", Span::default(), message));
+            return Err(Box::new(ParseError::new("", Span::default(), message)));
         }
         Ok(Self {
             text,
@@ -72,7 +75,7 @@ impl<'t> Parser<'t> {
     }
 
     /// The whole text as an expression, types not yet checked.
-    pub fn whole_expression(mut self) -> Result<Expr, ParseError> {
+    pub fn whole_expression(mut self) -> Result<Expr, Box<ParseError>> {
         if self.peek()?.kind == TokenKind::Eof {
             return self.fail(Span::default(), "no expression found in input");
         }
@@ -82,7 +85,7 @@ impl<'t> Parser<'t> {
     }
 
     /// The whole text as one selector without modifiers.
-    pub fn whole_selector(mut self) -> Result<Vec<Matcher>, ParseError> {
+    pub fn whole_selector(mut self) -> Result<Vec<Matcher>, Box<ParseError>> {
         let token = self.peek()?;
         let expr = if token.kind == TokenKind::LeftBrace {
             self.selector(None)?
@@ -99,32 +102,32 @@ impl<'t> Parser<'t> {
         }
     }
 
-    pub fn end(&mut self) -> Result<(), ParseError> {
+    pub fn end(&mut self) -> Result<(), Box<ParseError>> {
         match self.peek()?.kind {
             TokenKind::Eof => Ok(()),
             _ => self.unexpected(NO_CONTEXT),
         }
     }
 
-    pub fn fail<T>(&self, span: Span, message: impl Into<String>) -> Result<T, ParseError> {
-        Err(ParseError::new(self.text, span, message))
+    pub fn fail<T>(&self, span: Span, message: impl Into<String>) -> Result<T, Box<ParseError>> {
+        Err(Box::new(ParseError::new(self.text, span, message)))
     }
 
     /// The next token. It is read no earlier than needed: mistakes in what was read before are reported before
     /// characters that make no token.
-    pub fn peek(&mut self) -> Result<Token, ParseError> {
+    pub fn peek(&mut self) -> Result<Token, Box<ParseError>> {
         if let Some(token) = self.ahead {
             return Ok(token);
         }
         let token = self.lexer.next_token().map_err(|error| {
             let span = Span { start: error.start, end: u32::try_from(self.text.len()).unwrap_or(u32::MAX) };
-            ParseError::new(self.text, span, error.message)
+            Box::new(ParseError::new(self.text, span, error.message))
         })?;
         self.ahead = Some(token);
         Ok(token)
     }
 
-    pub fn bump(&mut self) -> Result<Token, ParseError> {
+    pub fn bump(&mut self) -> Result<Token, Box<ParseError>> {
         let token = self.peek()?;
         self.ahead = None;
         self.last = token.span;
@@ -136,7 +139,7 @@ impl<'t> Parser<'t> {
     }
 
     /// The next token is wrong, in the words of `context`.
-    pub fn unexpected<T>(&mut self, context: Context) -> Result<T, ParseError> {
+    pub fn unexpected<T>(&mut self, context: Context) -> Result<T, Box<ParseError>> {
         let token = self.peek()?;
         let mut message = format!("unexpected {}", lexer::describe(token.kind, self.text_of(token)));
         let (place, expected) = context;
@@ -152,16 +155,16 @@ impl<'t> Parser<'t> {
     }
 
     /// The next token is wrong, in the words of the innermost construct that has any.
-    fn unexpected_here<T>(&mut self) -> Result<T, ParseError> {
+    fn unexpected_here<T>(&mut self) -> Result<T, Box<ParseError>> {
         let context = self.contexts.last().copied().unwrap_or(NO_CONTEXT);
         self.unexpected(context)
     }
 
-    pub fn accept(&mut self, kind: TokenKind) -> Result<Option<Token>, ParseError> {
+    pub fn accept(&mut self, kind: TokenKind) -> Result<Option<Token>, Box<ParseError>> {
         if self.peek()?.kind == kind { self.bump().map(Some) } else { Ok(None) }
     }
 
-    fn expect_here(&mut self, kind: TokenKind) -> Result<Token, ParseError> {
+    fn expect_here(&mut self, kind: TokenKind) -> Result<Token, Box<ParseError>> {
         match self.accept(kind)? {
             Some(token) => Ok(token),
             None => self.unexpected_here(),
@@ -171,40 +174,28 @@ impl<'t> Parser<'t> {
     fn within<T>(
         &mut self,
         context: Context,
-        parse: impl FnOnce(&mut Self) -> Result<T, ParseError>,
-    ) -> Result<T, ParseError> {
+        parse: impl FnOnce(&mut Self) -> Result<T, Box<ParseError>>,
+    ) -> Result<T, Box<ParseError>> {
         self.contexts.push(context);
         let parsed = parse(self);
         self.contexts.pop();
         parsed
     }
 
-    /// One level deeper, of calls here and of the tree.
-    fn nested<T>(
-        &mut self,
-        span: Span,
-        parse: impl FnOnce(&mut Self) -> Result<T, ParseError>,
-    ) -> Result<T, ParseError> {
-        self.check_nesting(span, self.n_open)?;
-        self.n_open += 1;
-        let parsed = parse(self);
-        self.n_open -= 1;
-        parsed
-    }
-
-    fn check_nesting(&self, span: Span, depth: u32) -> Result<(), ParseError> {
+    /// Levels are those of the tree, or of calls here while it grows.
+    fn check_nesting(&self, span: Span, depth: u32) -> Result<(), Box<ParseError>> {
         if depth < MAX_NESTING {
             return Ok(());
         }
         self.fail(span, format!("expression is nested more than {MAX_NESTING} levels deep"))
     }
 
-    fn node(&mut self, span: Span, kind: ExprKind) -> Result<Expr, ParseError> {
+    fn node(&mut self, span: Span, kind: ExprKind) -> Result<Expr, Box<ParseError>> {
         self.count_node(span)?;
         Ok(Expr { span, kind })
     }
 
-    fn count_node(&mut self, span: Span) -> Result<(), ParseError> {
+    fn count_node(&mut self, span: Span) -> Result<(), Box<ParseError>> {
         self.n_nodes += 1;
         if self.n_nodes > MAX_NODES {
             return self.fail(span, format!("expression has more than {MAX_NODES} parts"));
@@ -212,19 +203,20 @@ impl<'t> Parser<'t> {
         Ok(())
     }
 
-    fn expression(&mut self, min_precedence: u8) -> Result<Parsed, ParseError> {
+    fn expression(&mut self, min_precedence: u8) -> Result<Parsed, Box<ParseError>> {
         let span = self.peek()?.span;
-        self.nested(span, |parser| {
-            let mut lhs = parser.operand()?;
-            while let Some((op, op_precedence)) = binary_operator(parser.peek()?.kind) {
-                if op_precedence < min_precedence {
-                    break;
-                }
-                parser.bump()?;
-                lhs = parser.binary_rest(lhs, op, op_precedence)?;
+        self.check_nesting(span, self.n_open)?;
+        self.n_open += 1;
+        let mut lhs = self.operand()?;
+        while let Some((op, op_precedence)) = binary_operator(self.peek()?.kind) {
+            if op_precedence < min_precedence {
+                break;
             }
-            Ok(lhs)
-        })
+            self.bump()?;
+            lhs = self.binary_rest(lhs, op, op_precedence)?;
+        }
+        self.n_open -= 1;
+        Ok(lhs)
     }
 
     /// What follows the operator of a binary operation.
@@ -233,7 +225,7 @@ impl<'t> Parser<'t> {
         (lhs, lhs_depth): Parsed,
         op: BinaryOp,
         op_precedence: u8,
-    ) -> Result<Parsed, ParseError> {
+    ) -> Result<Parsed, Box<ParseError>> {
         let (matching, return_bool) = self.binary_modifiers()?;
         let right_associative = op_precedence == precedence::POWER;
         let (rhs, rhs_depth) =
@@ -248,7 +240,7 @@ impl<'t> Parser<'t> {
         Ok((self.node(span, ExprKind::Binary(Box::new(binary)))?, depth))
     }
 
-    fn binary_modifiers(&mut self) -> Result<(VectorMatching, bool), ParseError> {
+    fn binary_modifiers(&mut self) -> Result<(VectorMatching, bool), Box<ParseError>> {
         let mut matching = VectorMatching::default();
         let return_bool = self.accept(TokenKind::Keyword(Keyword::Bool))?.is_some();
         if let TokenKind::Keyword(keyword @ (Keyword::On | Keyword::Ignoring)) = self.peek()?.kind {
@@ -295,7 +287,7 @@ impl<'t> Parser<'t> {
         Ok((matching, return_bool))
     }
 
-    fn fill_value(&mut self) -> Result<f64, ParseError> {
+    fn fill_value(&mut self) -> Result<f64, Box<ParseError>> {
         self.expect_here(TokenKind::LeftParen)?;
         let value = match self.signed_number()? {
             Some((value, _)) => value,
@@ -307,7 +299,7 @@ impl<'t> Parser<'t> {
 
     /// A number or duration with an optional sign, in seconds, and the span of the number; `None` if something
     /// else stands there (a sign has been read then).
-    pub fn signed_number(&mut self) -> Result<Option<(f64, Span)>, ParseError> {
+    pub fn signed_number(&mut self) -> Result<Option<(f64, Span)>, Box<ParseError>> {
         let sign = match self.peek()?.kind {
             TokenKind::Operator(Operator::Add) => 1.0,
             TokenKind::Operator(Operator::Sub) => -1.0,
@@ -320,7 +312,7 @@ impl<'t> Parser<'t> {
         Ok(Some((if sign < 0.0 { -literal.value } else { literal.value }, span)))
     }
 
-    pub fn number_literal(&mut self) -> Result<Option<(NumberLiteral, Span)>, ParseError> {
+    pub fn number_literal(&mut self) -> Result<Option<(NumberLiteral, Span)>, Box<ParseError>> {
         let token = self.peek()?;
         let text = self.text_of(token);
         let literal = match token.kind {
@@ -344,7 +336,7 @@ impl<'t> Parser<'t> {
     }
 
     /// `(a, b)` behind `by`, `without`, `on`, `ignoring` or `group_*`.
-    fn grouping_labels(&mut self) -> Result<Vec<String>, ParseError> {
+    fn grouping_labels(&mut self) -> Result<Vec<String>, Box<ParseError>> {
         const LABEL: Context = ("grouping opts", "label");
         if self.accept(TokenKind::LeftParen)?.is_none() {
             return self.unexpected(("grouping opts", "\"(\""));
@@ -378,7 +370,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    pub fn unquoted(&self, token: Token) -> Result<Vec<u8>, ParseError> {
+    pub fn unquoted(&self, token: Token) -> Result<Vec<u8>, Box<ParseError>> {
         let text = self.text_of(token);
         match unquote(text) {
             Some(bytes) => Ok(bytes),
@@ -389,57 +381,74 @@ impl<'t> Parser<'t> {
 
     /// A string that names a label or a metric, or is compared with a label's value. Label values are UTF-8, so
     /// other bytes can never be equal to one.
-    pub fn unquoted_text(&self, token: Token) -> Result<String, ParseError> {
+    pub fn unquoted_text(&self, token: Token) -> Result<String, Box<ParseError>> {
         Ok(String::from_utf8_lossy(&self.unquoted(token)?).into_owned())
     }
 
     /// A primary expression with its sign or its modifiers.
-    fn operand(&mut self) -> Result<Parsed, ParseError> {
+    ///
+    /// This and what it calls are kept small, since brackets nest through here 500 levels deep.
+    fn operand(&mut self) -> Result<Parsed, Box<ParseError>> {
+        if let TokenKind::Operator(Operator::Add | Operator::Sub) = self.peek()?.kind {
+            return self.unary();
+        }
+        let primary = self.primary()?;
+        self.modifiers(primary)
+    }
+
+    fn primary(&mut self) -> Result<Parsed, Box<ParseError>> {
         let token = self.peek()?;
-        let primary = match token.kind {
-            TokenKind::Operator(Operator::Add | Operator::Sub) => return self.unary(),
-            TokenKind::Number | TokenKind::Duration => {
-                let (literal, span) = self.number_literal()?.expect("the token is a number");
-                (self.node(span, ExprKind::Number(literal))?, 1)
-            }
-            TokenKind::String => {
-                self.bump()?;
-                let bytes = self.unquoted(token)?;
-                (self.node(token.span, ExprKind::String(bytes))?, 1)
-            }
-            TokenKind::LeftParen => {
-                self.bump()?;
-                let (inner, depth) = self.expression(precedence::LOWEST)?;
-                let close = self.expect_here(TokenKind::RightParen)?;
-                (self.node(token.span.to(close.span), ExprKind::Paren(Box::new(inner)))?, depth + 1)
-            }
-            TokenKind::LeftBrace => (self.selector(None)?, 1),
+        match token.kind {
+            TokenKind::LeftParen => self.parenthesized(),
+            TokenKind::Number | TokenKind::Duration | TokenKind::String => self.literal(token),
+            TokenKind::LeftBrace => self.leaf(None),
             TokenKind::Aggregator(op) => {
                 self.bump()?;
                 match self.peek()?.kind {
                     TokenKind::LeftParen | TokenKind::Keyword(Keyword::By | Keyword::Without) => {
-                        self.aggregation(token, op)?
+                        self.aggregation(token, op)
                     }
-                    _ => (self.selector(Some(token))?, 1),
+                    _ => self.leaf(Some(token)),
                 }
             }
             TokenKind::Identifier | TokenKind::Preprocessor(_) => {
                 self.bump()?;
                 match self.peek()?.kind {
-                    TokenKind::LeftParen => self.call(token)?,
-                    _ => (self.selector(Some(token))?, 1),
+                    TokenKind::LeftParen => self.call(token),
+                    _ => self.leaf(Some(token)),
                 }
             }
             kind if is_metric_identifier(kind) => {
                 self.bump()?;
-                (self.selector(Some(token))?, 1)
+                self.leaf(Some(token))
             }
-            _ => return self.unexpected_here(),
-        };
-        self.modifiers(primary)
+            _ => self.unexpected_here(),
+        }
     }
 
-    fn unary(&mut self) -> Result<Parsed, ParseError> {
+    fn parenthesized(&mut self) -> Result<Parsed, Box<ParseError>> {
+        let open = self.bump()?;
+        let (inner, depth) = self.expression(precedence::LOWEST)?;
+        let close = self.expect_here(TokenKind::RightParen)?;
+        Ok((self.node(open.span.to(close.span), ExprKind::Paren(Box::new(inner)))?, depth + 1))
+    }
+
+    fn literal(&mut self, token: Token) -> Result<Parsed, Box<ParseError>> {
+        let kind = match self.number_literal()? {
+            Some((literal, _)) => ExprKind::Number(literal),
+            None => {
+                self.bump()?;
+                ExprKind::String(self.unquoted(token)?)
+            }
+        };
+        Ok((self.node(token.span, kind)?, 1))
+    }
+
+    fn leaf(&mut self, name: Option<Token>) -> Result<Parsed, Box<ParseError>> {
+        Ok((self.selector(name)?, 1))
+    }
+
+    fn unary(&mut self) -> Result<Parsed, Box<ParseError>> {
         let sign = self.bump()?;
         let negate = sign.kind == TokenKind::Operator(Operator::Sub);
         // Binds as a product does, so only powers belong to the operand.
@@ -453,7 +462,7 @@ impl<'t> Parser<'t> {
         Ok((self.node(span, ExprKind::Unary(Box::new(unary)))?, depth + 1))
     }
 
-    fn aggregation(&mut self, name: Token, op: AggregateOp) -> Result<Parsed, ParseError> {
+    fn aggregation(&mut self, name: Token, op: AggregateOp) -> Result<Parsed, Box<ParseError>> {
         let (args, mut depth, grouping, without, end) = self.within(AGGREGATION, |parser| {
             let mut modifier = parser.aggregation_modifier()?;
             let (args, depth, mut end) = parser.arguments()?;
@@ -496,7 +505,7 @@ impl<'t> Parser<'t> {
     }
 
     /// `by (...)` or `without (...)` if it is there, and the span of its last parenthesis.
-    fn aggregation_modifier(&mut self) -> Result<Option<(Vec<String>, bool, Span)>, ParseError> {
+    fn aggregation_modifier(&mut self) -> Result<Option<(Vec<String>, bool, Span)>, Box<ParseError>> {
         let without = match self.peek()?.kind {
             TokenKind::Keyword(Keyword::By) => false,
             TokenKind::Keyword(Keyword::Without) => true,
@@ -507,7 +516,7 @@ impl<'t> Parser<'t> {
         Ok(Some((labels, without, self.last)))
     }
 
-    fn call(&mut self, name: Token) -> Result<Parsed, ParseError> {
+    fn call(&mut self, name: Token) -> Result<Parsed, Box<ParseError>> {
         let (args, depth, end) = self.arguments()?;
         let function_name = self.text_of(name);
         let Some(function) = Signature::find(function_name) else {
@@ -522,7 +531,7 @@ impl<'t> Parser<'t> {
     }
 
     /// `(a, b)`, how deep the deepest argument is, and the span of the closing parenthesis.
-    fn arguments(&mut self) -> Result<(Vec<Expr>, u32, Span), ParseError> {
+    fn arguments(&mut self) -> Result<(Vec<Expr>, u32, Span), Box<ParseError>> {
         self.expect_here(TokenKind::LeftParen)?;
         let (mut args, mut deepest) = (Vec::new(), 0);
         if let Some(close) = self.accept(TokenKind::RightParen)? {
@@ -544,7 +553,7 @@ impl<'t> Parser<'t> {
     }
 
     /// A selector with its name read already, if it has one outside the braces.
-    fn selector(&mut self, name: Option<Token>) -> Result<Expr, ParseError> {
+    fn selector(&mut self, name: Option<Token>) -> Result<Expr, Box<ParseError>> {
         let mut span = name.map(|token| token.span);
         let mut selector = VectorSelector {
             name: name.map_or_else(String::new, |token| self.text_of(token).to_owned()),
@@ -566,7 +575,7 @@ impl<'t> Parser<'t> {
     }
 
     /// The inside of the braces up to the closing one, whose span is returned.
-    fn matchers(&mut self, matchers: &mut Vec<Matcher>) -> Result<Span, ParseError> {
+    fn matchers(&mut self, matchers: &mut Vec<Matcher>) -> Result<Span, Box<ParseError>> {
         loop {
             if let Some(close) = self.accept(TokenKind::RightBrace)? {
                 return Ok(close.span);
@@ -598,7 +607,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn match_operator(&mut self) -> Result<Option<MatchOp>, ParseError> {
+    fn match_operator(&mut self) -> Result<Option<MatchOp>, Box<ParseError>> {
         let op = match self.peek()?.kind {
             TokenKind::Eql => MatchOp::Equal,
             TokenKind::Operator(Operator::Neq) => MatchOp::NotEqual,
@@ -610,7 +619,7 @@ impl<'t> Parser<'t> {
         Ok(Some(op))
     }
 
-    fn matcher(&mut self, name: Token, label: String, op: MatchOp) -> Result<Matcher, ParseError> {
+    fn matcher(&mut self, name: Token, label: String, op: MatchOp) -> Result<Matcher, Box<ParseError>> {
         let Some(value) = self.accept(TokenKind::String)? else {
             return self.unexpected(("label matching", "string"));
         };
@@ -621,7 +630,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Ranges, offsets and the like behind a primary expression.
-    fn modifiers(&mut self, (mut expr, mut depth): Parsed) -> Result<Parsed, ParseError> {
+    fn modifiers(&mut self, (mut expr, mut depth): Parsed) -> Result<Parsed, Box<ParseError>> {
         loop {
             match self.peek()?.kind {
                 TokenKind::LeftBracket => {
@@ -647,7 +656,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn brackets(&mut self, expr: Expr) -> Result<Expr, ParseError> {
+    fn brackets(&mut self, expr: Expr) -> Result<Expr, Box<ParseError>> {
         let open = self.bump()?;
         let range = self.within(RANGE, Self::positive_duration)?;
         if let Some(close) = self.accept(TokenKind::RightBracket)? {
@@ -677,7 +686,7 @@ impl<'t> Parser<'t> {
         open: Token,
         range: DurationExpr,
         close: Token,
-    ) -> Result<Expr, ParseError> {
+    ) -> Result<Expr, Box<ParseError>> {
         let brackets = open.span.to(close.span);
         let ExprKind::Vector(selector) = expr.kind else {
             return self.fail(brackets, "ranges only allowed for vector selectors");
@@ -692,7 +701,7 @@ impl<'t> Parser<'t> {
         self.node(expr.span.to(close.span), ExprKind::Matrix(Box::new(matrix)))
     }
 
-    fn set_offset(&mut self, expr: &mut Expr, offset: DurationExpr) -> Result<(), ParseError> {
+    fn set_offset(&mut self, expr: &mut Expr, offset: DurationExpr) -> Result<(), Box<ParseError>> {
         let target = match &mut expr.kind {
             ExprKind::Vector(selector) => &mut selector.offset,
             ExprKind::Matrix(matrix) => &mut matrix.selector.offset,
@@ -714,7 +723,7 @@ impl<'t> Parser<'t> {
         Ok(())
     }
 
-    fn set_extended(&mut self, expr: &mut Expr, keyword: Keyword) -> Result<(), ParseError> {
+    fn set_extended(&mut self, expr: &mut Expr, keyword: Keyword) -> Result<(), Box<ParseError>> {
         let name = if keyword == Keyword::Anchored { "anchored" } else { "smoothed" };
         if !self.options.extended_range_selectors {
             return self.fail(expr.span, format!("{name} modifier is experimental and not enabled"));
@@ -738,7 +747,7 @@ impl<'t> Parser<'t> {
     }
 
     /// What follows `@`.
-    fn at(&mut self, expr: &mut Expr) -> Result<(), ParseError> {
+    fn at(&mut self, expr: &mut Expr) -> Result<(), Box<ParseError>> {
         let (at, end) = match self.peek()?.kind {
             TokenKind::Preprocessor(preprocessor @ (Preprocessor::Start | Preprocessor::End)) => {
                 self.bump()?;
@@ -785,7 +794,7 @@ impl<'t> Parser<'t> {
         Ok(())
     }
 
-    fn positive_duration(&mut self) -> Result<DurationExpr, ParseError> {
+    fn positive_duration(&mut self) -> Result<DurationExpr, Box<ParseError>> {
         let duration = self.duration(precedence::LOWEST)?;
         match duration.kind {
             DurationKind::Number(literal) if literal.value <= 0.0 => {
@@ -797,7 +806,7 @@ impl<'t> Parser<'t> {
 
     /// The duration behind `offset`. A single number, also with a sign, ends there: `a offset -2 ^ 2` is
     /// `(a offset -2) ^ 2`. So does a call; but parentheses may be followed by operators.
-    fn offset_duration(&mut self) -> Result<DurationExpr, ParseError> {
+    fn offset_duration(&mut self) -> Result<DurationExpr, Box<ParseError>> {
         let first = self.peek()?;
         let TokenKind::Operator(Operator::Add | Operator::Sub) = first.kind else {
             return match first.kind {
@@ -833,19 +842,21 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn duration(&mut self, min_precedence: u8) -> Result<DurationExpr, ParseError> {
+    fn duration(&mut self, min_precedence: u8) -> Result<DurationExpr, Box<ParseError>> {
         let span = self.peek()?.span;
-        self.nested(span, |parser| {
-            let operand = parser.duration_operand()?;
-            parser.duration_operators(operand, min_precedence)
-        })
+        self.check_nesting(span, self.n_open)?;
+        self.n_open += 1;
+        let operand = self.duration_operand()?;
+        let duration = self.duration_operators(operand, min_precedence)?;
+        self.n_open -= 1;
+        Ok(duration)
     }
 
     fn duration_operators(
         &mut self,
         mut lhs: DurationExpr,
         min_precedence: u8,
-    ) -> Result<DurationExpr, ParseError> {
+    ) -> Result<DurationExpr, Box<ParseError>> {
         // Chains to the left nest the tree too, and here nobody needs long ones.
         let n_open = self.n_open;
         loop {
@@ -881,7 +892,7 @@ impl<'t> Parser<'t> {
         Ok(lhs)
     }
 
-    fn duration_operand(&mut self) -> Result<DurationExpr, ParseError> {
+    fn duration_operand(&mut self) -> Result<DurationExpr, Box<ParseError>> {
         let token = self.peek()?;
         self.count_node(token.span)?;
         match token.kind {
@@ -939,7 +950,7 @@ impl<'t> Parser<'t> {
         sign: Token,
         mut operand: DurationExpr,
         wrapped: bool,
-    ) -> Result<DurationExpr, ParseError> {
+    ) -> Result<DurationExpr, Box<ParseError>> {
         let negate = sign.kind == TokenKind::Operator(Operator::Sub);
         if wrapped {
             let span = operand.span;
@@ -963,7 +974,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn check_duration_expressions(&self, span: Span) -> Result<(), ParseError> {
+    fn check_duration_expressions(&self, span: Span) -> Result<(), Box<ParseError>> {
         if self.options.duration_expressions {
             return Ok(());
         }
@@ -971,7 +982,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Durations are counted in nanoseconds in 64 bits.
-    fn check_duration_range(&self, span: Span, seconds: f64) -> Result<(), ParseError> {
+    fn check_duration_range(&self, span: Span, seconds: f64) -> Result<(), Box<ParseError>> {
         let bound = 2f64.powi(63) / 1e9;
         if seconds > bound || seconds < -bound {
             return self.fail(span, "duration out of range");

@@ -46,9 +46,9 @@ pub struct SeriesDescription {
 /// # Errors
 /// [`ParseError`] if the text is none, or has too many points.
 pub fn parse_series_desc(text: &str) -> Result<SeriesDescription, ParseError> {
-    let mut parser = Parser::new(text, ParserOptions::default(), true)?;
-    let labels = parser.metric()?;
-    let values = parser.series_values()?;
+    let mut parser = Parser::new(text, ParserOptions::default(), true).map_err(|error| *error)?;
+    let labels = parser.metric().map_err(|error| *error)?;
+    let values = parser.series_values().map_err(|error| *error)?;
     Ok(SeriesDescription { labels, values })
 }
 
@@ -57,9 +57,9 @@ pub fn parse_series_desc(text: &str) -> Result<SeriesDescription, ParseError> {
 /// # Errors
 /// [`ParseError`] if the text is none.
 pub fn parse_metric(text: &str) -> Result<Labels, ParseError> {
-    let mut parser = Parser::new(text, ParserOptions::default(), false)?;
-    let labels = parser.metric()?;
-    parser.end()?;
+    let mut parser = Parser::new(text, ParserOptions::default(), false).map_err(|error| *error)?;
+    let labels = parser.metric().map_err(|error| *error)?;
+    parser.end().map_err(|error| *error)?;
     Ok(labels)
 }
 
@@ -77,7 +77,7 @@ struct Description {
 }
 
 impl Parser<'_> {
-    fn metric(&mut self) -> Result<Labels, ParseError> {
+    fn metric(&mut self) -> Result<Labels, Box<ParseError>> {
         let mut labels = LabelsBuilder::new();
         let mut name = None;
         if is_metric_identifier(self.peek()?.kind) {
@@ -93,7 +93,7 @@ impl Parser<'_> {
         Ok(labels.build())
     }
 
-    fn label_set(&mut self, labels: &mut LabelsBuilder) -> Result<(), ParseError> {
+    fn label_set(&mut self, labels: &mut LabelsBuilder) -> Result<(), Box<ParseError>> {
         while self.accept(TokenKind::RightBrace)?.is_none() {
             let token = self.peek()?;
             let (name, quoted) = match token.kind {
@@ -119,7 +119,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn series_values(&mut self) -> Result<Vec<SeriesValue>, ParseError> {
+    fn series_values(&mut self) -> Result<Vec<SeriesValue>, Box<ParseError>> {
         let mut values = Vec::new();
         loop {
             match self.peek()?.kind {
@@ -135,7 +135,7 @@ impl Parser<'_> {
         }
     }
 
-    fn series_item(&mut self, values: &mut Vec<SeriesValue>) -> Result<(), ParseError> {
+    fn series_item(&mut self, values: &mut Vec<SeriesValue>) -> Result<(), Box<ParseError>> {
         let token = self.peek()?;
         match token.kind {
             TokenKind::Blank => {
@@ -159,7 +159,7 @@ impl Parser<'_> {
     }
 
     /// `1`, `1x3` or `1+2x3`, of which the first number has been read.
-    fn float_item(&mut self, values: &mut Vec<SeriesValue>, first: f64) -> Result<(), ParseError> {
+    fn float_item(&mut self, values: &mut Vec<SeriesValue>, first: f64) -> Result<(), Box<ParseError>> {
         let span = self.peek()?.span;
         let mut increment = None;
         if let TokenKind::Operator(Operator::Add | Operator::Sub) = self.peek()?.kind {
@@ -184,7 +184,7 @@ impl Parser<'_> {
     }
 
     /// `{{...}}`, `{{...}}x3` or `{{...}}+{{...}}x3`.
-    fn histogram_item(&mut self, values: &mut Vec<SeriesValue>) -> Result<(), ParseError> {
+    fn histogram_item(&mut self, values: &mut Vec<SeriesValue>) -> Result<(), Box<ParseError>> {
         let span = self.peek()?.span;
         let first = self.histogram()?;
         let mut hint_given = first.hint_given;
@@ -231,7 +231,7 @@ impl Parser<'_> {
         span: Span,
         n_values: u64,
         mut next: impl FnMut(u64) -> Result<SeriesValue, String>,
-    ) -> Result<(), ParseError> {
+    ) -> Result<(), Box<ParseError>> {
         if n_values > (MAX_VALUES - values.len().min(MAX_VALUES)) as u64 {
             return self.fail(span, format!("series has more than {MAX_VALUES} values"));
         }
@@ -245,14 +245,14 @@ impl Parser<'_> {
     }
 
     /// `x5`, if it is there.
-    fn repetitions(&mut self) -> Result<Option<u64>, ParseError> {
+    fn repetitions(&mut self) -> Result<Option<u64>, Box<ParseError>> {
         if self.accept(TokenKind::Times)?.is_none() {
             return Ok(None);
         }
         self.whole_number().map(Some)
     }
 
-    fn whole_number(&mut self) -> Result<u64, ParseError> {
+    fn whole_number(&mut self) -> Result<u64, Box<ParseError>> {
         let Some(token) = self.accept(TokenKind::Number)? else {
             return self.unexpected(VALUES);
         };
@@ -269,7 +269,7 @@ impl Parser<'_> {
         }
     }
 
-    fn histogram(&mut self) -> Result<Description, ParseError> {
+    fn histogram(&mut self) -> Result<Description, Box<ParseError>> {
         self.bump()?;
         let mut description = Description::default();
         self.accept(TokenKind::Space)?;
@@ -289,7 +289,7 @@ impl Parser<'_> {
         Ok(description)
     }
 
-    fn histogram_entry(&mut self, description: &mut Description) -> Result<(), ParseError> {
+    fn histogram_entry(&mut self, description: &mut Description) -> Result<(), Box<ParseError>> {
         let token = self.peek()?;
         let TokenKind::HistogramKey(key) = token.kind else {
             return self.unexpected(DESCRIPTION);
@@ -332,14 +332,14 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn entry_number(&mut self) -> Result<f64, ParseError> {
+    fn entry_number(&mut self) -> Result<f64, Box<ParseError>> {
         match self.signed_number()? {
             Some((value, _)) => Ok(value),
             None => self.unexpected(VALUES),
         }
     }
 
-    fn entry_integer(&mut self) -> Result<i32, ParseError> {
+    fn entry_integer(&mut self) -> Result<i32, Box<ParseError>> {
         let span = self.peek()?.span;
         let negative = self.accept(TokenKind::Operator(Operator::Sub))?.is_some();
         let number = i64::try_from(self.whole_number()?).unwrap_or(i64::MAX);
@@ -350,7 +350,7 @@ impl Parser<'_> {
     }
 
     /// `[1 2 3]`
-    fn entry_list(&mut self) -> Result<Vec<f64>, ParseError> {
+    fn entry_list(&mut self) -> Result<Vec<f64>, Box<ParseError>> {
         if self.accept(TokenKind::LeftBracket)?.is_none() {
             return self.unexpected(VALUES);
         }
