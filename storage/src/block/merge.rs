@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Samples that are decoded at once per part: 16 MB.
 const READ_SAMPLES: u64 = 1 << 20;
@@ -65,13 +66,13 @@ struct Cursor {
 }
 
 impl MergeSource {
-    /// A merge of these parts; `stop` ends it with [`Stop::Cancelled`].
+    /// A merge of these parts.
     ///
     /// # Errors
     /// [`StorageError`] if labels cannot be read.
-    pub fn new(mut inputs: Vec<MergeInput>, stop: Arc<AtomicBool>) -> Result<Self, StorageError> {
+    pub fn new(mut inputs: Vec<MergeInput>, interrupts: Interrupts) -> Result<Self, StorageError> {
         inputs.sort_by_key(|input| input.part.precedence());
-        let context = MergeContext { symbols: SymbolTable::new(), stop };
+        let context = MergeContext { symbols: SymbolTable::new(), interrupts };
         let metrics = intern_labels(&inputs, &context)?;
         Ok(Self {
             inputs,
@@ -306,15 +307,15 @@ impl Cursor {
     }
 }
 
-/// Lets parts intern labels and stops them when the store closes.
+/// Lets parts intern labels, and interrupts them.
 struct MergeContext {
     symbols: SymbolTable,
-    stop: Arc<AtomicBool>,
+    interrupts: Interrupts,
 }
 
 impl QueryContext for MergeContext {
     fn check(&self) -> Result<(), Stop> {
-        if self.stop.load(Ordering::Relaxed) { Err(Stop::Cancelled) } else { Ok(()) }
+        self.interrupts.check()
     }
     fn charge(&self, _size_bytes: usize) -> Result<(), Stop> {
         Ok(())
@@ -322,6 +323,57 @@ impl QueryContext for MergeContext {
     fn release(&self, _size_bytes: usize) {}
     fn symbols(&self) -> &SymbolTable {
         &self.symbols
+    }
+}
+
+/// How a merge is ended when the store closes, and held while something more urgent needs the
+/// machine. Clones are the same switches.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupts {
+    stopped: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
+}
+
+/// A hold is over after so many waits (4 s), whatever holds: a merge must not starve.
+const MAX_WAITS: u32 = 200;
+const WAIT: Duration = Duration::from_millis(20);
+
+impl Interrupts {
+    /// Ends merges with [`Stop::Cancelled`].
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether [`Interrupts::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Lets merges wait.
+    pub fn hold(&self) {
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets merges go on.
+    pub fn resume(&self) {
+        self.held.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits while merges are held.
+    ///
+    /// # Errors
+    /// [`Stop::Cancelled`] once they are stopped.
+    pub fn check(&self) -> Result<(), Stop> {
+        for _ in 0..MAX_WAITS {
+            if self.is_stopped() {
+                return Err(Stop::Cancelled);
+            }
+            if !self.held.load(Ordering::Relaxed) {
+                break;
+            }
+            std::thread::sleep(WAIT);
+        }
+        Ok(())
     }
 }
 

@@ -24,8 +24,7 @@ impl Ballast {
     /// Takes the space, if it is not taken yet and the disk has plenty. Failing is no error: the store
     /// works without ballast, it only recovers later from a full disk.
     pub fn take(&self) {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let Ok(space) = statvfs(folder) else { return };
+        let Ok(space) = statvfs(self.folder()) else { return };
         let total = space.f_blocks.saturating_mul(space.f_frsize);
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         let size = self.wanted.unwrap_or_else(|| MIN_BYTES.max(total / 100).min(free / 4));
@@ -44,6 +43,16 @@ impl Ballast {
             tracing::warn!(path = %self.path.display(), %error, "cannot set ballast aside");
             self.free();
         }
+    }
+
+    /// Bytes free on the file system; `None` if it does not tell.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let space = statvfs(self.folder()).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// Gives the space back. True if there was any.

@@ -98,6 +98,23 @@ impl DataDirectory {
     }
 }
 
+/// Makes a data directory at `into` whose blocks `write_blocks` writes to the path it is given.
+///
+/// # Errors
+/// [`StorageError`] if it exists or cannot be written. What was written of it stays then.
+pub fn create_copy(
+    into: &Path,
+    write_blocks: impl FnOnce(&Path) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    if let Some(parent) = into.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| StorageError::io("create", parent, error))?;
+    }
+    std::fs::create_dir(into).map_err(|error| StorageError::io("create", into, error))?;
+    write_blocks(&into.join(DataDirectory::BLOCKS))?;
+    // Last, so that a copy without it can be told from a whole one.
+    check_version(into)
+}
+
 fn lock(directory: &Path) -> Result<File, StorageError> {
     let path = directory.join("LOCK");
     let mut file = OpenOptions::new()

@@ -168,7 +168,7 @@ fn merge(parts: &[Arc<Listed>]) -> (Merged, u64, MergeSource) {
         .iter()
         .map(|part| MergeInput { part: Arc::clone(part) as Arc<dyn Part>, samples_per_series: 400_000 })
         .collect();
-    let mut source = MergeSource::new(inputs, Arc::default()).unwrap();
+    let mut source = MergeSource::new(inputs, Interrupts::default()).unwrap();
     let symbols = source.symbols().unwrap();
     assert!(symbols.is_sorted());
     let mut series = SourceSeries::default();
@@ -246,7 +246,7 @@ fn exemplars_and_metadata_of_all_parts_are_kept_once() {
     };
     let inputs = [part(1, &[1, 2]), part(2, &[2, 3]), part(3, &[])]
         .map(|part| MergeInput { part, samples_per_series: 1 });
-    let mut source = MergeSource::new(inputs.to_vec(), Arc::default()).unwrap();
+    let mut source = MergeSource::new(inputs.to_vec(), Interrupts::default()).unwrap();
     source.symbols().unwrap();
     let mut series = SourceSeries::default();
     assert!(source.next_series(&mut series).unwrap());
@@ -260,11 +260,11 @@ fn exemplars_and_metadata_of_all_parts_are_kept_once() {
 #[test]
 fn a_merge_ends_when_the_store_closes() {
     let part = Listed::new(1, vec![(labels(&[(METRIC_NAME, "m")]), vec![(1, Value::Float(0.0))])]);
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Interrupts::default();
     let mut source =
-        MergeSource::new(vec![MergeInput { part, samples_per_series: 1 }], Arc::clone(&stop)).unwrap();
+        MergeSource::new(vec![MergeInput { part, samples_per_series: 1 }], stop.clone()).unwrap();
     source.symbols().unwrap();
-    stop.store(true, Ordering::Relaxed);
+    stop.stop();
     let error = source.next_series(&mut SourceSeries::default()).unwrap_err();
     assert!(matches!(error, StorageError::Stop(Stop::Cancelled)));
 }
