@@ -5,5 +5,8 @@ pub mod content;
 pub mod header;
 pub mod merge;
 pub mod quarantine;
+pub mod side;
 pub mod source;
+pub mod tiles;
 pub mod tombstones;
+pub mod writer;

@@ -32,7 +32,7 @@ const EXCEPTION_STALE: u64 = 1;
 const EXCEPTION_REPEATED: u64 = 2;
 
 /// Beyond this not every whole number is a float.
-const MAX_WHOLE: i64 = 1 << 53;
+const MAX_WHOLE: u64 = 1 << 53;
 /// The largest exponent of a scale. 10^18 is a float without rounding.
 const MAX_EXPONENT: u8 = 18;
 /// Scales finer than this are tried otherwise too: `0.001 * n` has up to 17 digits, as a quotient.
@@ -96,7 +96,8 @@ impl Scale {
     fn integer(self, value: f64) -> Option<i64> {
         let scaled = value * POWERS[usize::from(self.byte() & 0x3f)];
         let number = (scaled + 0.5f64.copysign(scaled)) as i64;
-        (self.apply(number).to_bits() == value.to_bits() && number.abs() < MAX_WHOLE).then_some(number)
+        (self.apply(number).to_bits() == value.to_bits() && number.unsigned_abs() < MAX_WHOLE)
+            .then_some(number)
     }
 }
 
@@ -412,6 +413,11 @@ pub fn constant(bytes: &[u8]) -> Option<f64> {
         _ => return None,
     };
     reader.is_empty().then_some(value)
+}
+
+/// Whether a staleness marker may be among the values: false is certain.
+pub fn may_be_stale(bytes: &[u8]) -> bool {
+    bytes.first().is_none_or(|head| head & INTEGERS == 0 || head & EXCEPTIONS != 0)
 }
 
 #[cfg(test)]

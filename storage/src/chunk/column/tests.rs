@@ -74,6 +74,16 @@ fn odd_values_round_trip_alone_and_among_others() {
     check(&ODD.map(f64::from_bits));
 }
 
+/// Found by fuzzing: the absolute value of the least integer overflowed.
+#[test]
+fn the_least_integer_is_no_scaled_integer() {
+    for value in [i64::MIN as f64, f64::NEG_INFINITY, -f64::MAX] {
+        assert_eq!(Scale::One.integer(value), None);
+        check(&[value; 3]);
+        check(&[value, 1.0, 2.0]);
+    }
+}
+
 #[test]
 fn a_constant_is_known_without_decoding_and_takes_a_few_bytes() {
     for (value, size_bytes) in [(0.0, 2), (1.0, 2), (-3.0, 2), (0.25, 4), (1e9, 6), (0.1 + 0.2, 9), (-0.0, 9)]

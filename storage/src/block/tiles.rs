@@ -1,0 +1,505 @@
+//! Reads the samples of a block: tiles (kind 6) and the timestamp columns that their chunks share
+//! (kind 5). Which ranks are wanted, and what of them is deleted, is the caller's business.
+
+use super::header::{BlockHeader, SLICE_MS};
+use crate::chunk::bytes::Reader;
+use crate::chunk::tile::{Entry, Tile, TileTimes};
+use crate::chunk::{ChunkError, ChunkKind, MAX_SAMPLES, column, histogram, timestamps};
+use crate::error::StorageError;
+use crate::kv::KvRead;
+use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key};
+use crate::part::{ColumnSlice, PartRead, Run, RunBuffer, RunValues};
+use chronolith_model::queryable::QueryContext;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+/// A tile holds neighbouring ranks with the same quotient by this number: ranges that are cheap to read
+/// whole are known without looking. Above it nothing is gained in size.
+pub const RANKS_PER_TILE: u32 = 128;
+/// The query is asked whether to go on after this many samples.
+const CHECK_SAMPLES: usize = 64 * 1024;
+
+/// `block | 6 | slice u16 | first rank u32`, and for tiles that continue a series `| part u16`.
+pub(super) fn tile_key(block: BlockId, slice: u16, first_rank: u32, part: u16) -> Vec<u8> {
+    let mut rest = [0; 8];
+    rest[..2].copy_from_slice(&slice.to_be_bytes());
+    rest[2..6].copy_from_slice(&first_rank.to_be_bytes());
+    rest[6..].copy_from_slice(&part.to_be_bytes());
+    key(block, Kind::Tiles, if part == 0 { &rest[..6] } else { &rest })
+}
+
+/// `block | 5 | column u32`.
+pub(super) fn column_key(block: BlockId, column: u32) -> Vec<u8> {
+    key(block, Kind::Timestamps, &column.to_be_bytes())
+}
+
+/// The ranges of time of a series that are deleted: both ends inclusive, ascending, disjoint; empty for
+/// most.
+pub type Deleted<'d> = dyn Fn(u32) -> &'d [(i64, i64)] + 'd;
+
+/// Reads chunks of one block.
+pub struct TileReader {
+    kv: Arc<dyn KvRead>,
+    header: Arc<BlockHeader>,
+    columns: Mutex<ColumnCache>,
+}
+
+/// Decoded timestamp columns by number.
+#[derive(Default)]
+struct ColumnCache {
+    columns: HashMap<u32, Arc<Vec<i64>>>,
+    size_bytes: usize,
+    limit_bytes: usize,
+}
+
+/// Where a wanted chunk is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Found {
+    /// Position among the wanted ranks.
+    series: u32,
+    /// Tiles are in the order of slices, then of keys.
+    tile: u32,
+    entry: u32,
+}
+
+/// A tile with what its errors are about.
+struct OpenTile {
+    slice: u16,
+    tile: Tile,
+    /// Times by [`Entry::times_of`].
+    times: Vec<Option<ColumnSlice>>,
+}
+
+impl TileReader {
+    /// A reader of the block with this header. At most `column_cache_bytes` of decoded timestamp columns
+    /// are kept.
+    pub fn new(kv: Arc<dyn KvRead>, header: Arc<BlockHeader>, column_cache_bytes: usize) -> Self {
+        let columns = ColumnCache { limit_bytes: column_cache_bytes, ..ColumnCache::default() };
+        Self { kv, header, columns: Mutex::new(columns) }
+    }
+
+    /// Appends the samples of some series, given by rank, ascending, each once: runs by series, then by
+    /// time, [`Run::series`] being the position in `ranks`. Whole chunks come back, so a run may reach
+    /// beyond the range asked for; deleted ranges are cut out. Every tile is read once.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the query has to stop, or bytes cannot be read or do not decode; `out` is then
+    /// left with some of the runs.
+    pub fn read<'d>(
+        &self,
+        ranks: &[u32],
+        deleted: &Deleted<'d>,
+        read: &PartRead,
+        out: &mut RunBuffer,
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError> {
+        let mint = read.mint.max(self.header.mint);
+        let maxt = read.maxt.min(self.header.maxt);
+        if mint > maxt {
+            return Ok(());
+        }
+        let mut at = 0;
+        for group in ranks.chunk_by(|a, b| a / RANKS_PER_TILE == b / RANKS_PER_TILE) {
+            let wanted = Wanted { ranks: group, first_series: at, mint, maxt };
+            self.read_group(&wanted, deleted, read, out, cx)?;
+            at += u32::try_from(group.len()).expect("a group has at most as many ranks as a tile");
+        }
+        Ok(())
+    }
+
+    fn read_group<'d>(
+        &self,
+        wanted: &Wanted<'_>,
+        deleted: &Deleted<'d>,
+        read: &PartRead,
+        out: &mut RunBuffer,
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError> {
+        let mut tiles = Vec::new();
+        let slice = |time: i64| u16::try_from(time.div_euclid(SLICE_MS) - self.header.first_slice());
+        let not_numbered =
+            |_| StorageError::corrupt(self.name(), "its range has more slices than keys number");
+        let slices = slice(wanted.mint).map_err(not_numbered)?..=slice(wanted.maxt).map_err(not_numbered)?;
+        for slice in slices {
+            cx.check()?;
+            self.find_tiles(slice, wanted.ranks, &mut tiles)?;
+        }
+        let size_bytes = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
+        cx.charge(size_bytes)?;
+        let result = self.read_tiles(tiles, wanted, deleted, read, out, cx);
+        cx.release(size_bytes);
+        result
+    }
+
+    /// Keys and values of the tiles of a slice that may hold chunks of these ranks.
+    fn find_tiles(
+        &self,
+        slice: u16,
+        ranks: &[u32],
+        tiles: &mut Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<(), StorageError> {
+        let (first, last) = (ranks[0], ranks[ranks.len() - 1]);
+        let block = self.header.block_id();
+        let group = tile_key(block, slice, first / RANKS_PER_TILE * RANKS_PER_TILE, 0);
+        let mut from = tile_key(block, slice, first, 0);
+        if let Some(found) = self.kv.last_at_or_before(&group, &from)? {
+            tiles.push(found);
+        }
+        // Behind the key just looked at, up to the last key of the last rank.
+        from.push(0);
+        let to = tile_key(block, slice, last, u16::MAX);
+        self.kv.scan(&from, &to, &mut |key, value| {
+            tiles.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn read_tiles<'d>(
+        &self,
+        tiles: Vec<(Vec<u8>, Vec<u8>)>,
+        wanted: &Wanted<'_>,
+        deleted: &Deleted<'d>,
+        read: &PartRead,
+        out: &mut RunBuffer,
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError> {
+        let mut tiles =
+            tiles.into_iter().map(|(key, value)| self.open(&key, value)).collect::<Result<Vec<_>, _>>()?;
+        let mut found = Vec::new();
+        for (number, open) in (0u32..).zip(&tiles) {
+            wanted.find(&open.tile, number, &mut found);
+        }
+        found.sort_unstable();
+        let columns = self.columns_of(&tiles, &found)?;
+        let mut n_unchecked = 0;
+        for chunk in found {
+            let open = &mut tiles[chunk.tile as usize];
+            let rank = wanted.ranks[(chunk.series - wanted.first_series) as usize];
+            n_unchecked += open.read_chunk(chunk, deleted(rank), read, &columns, out).map_err(|error| {
+                let what = format!(
+                    "chunk of series {rank} in slice {} of block {}",
+                    open.slice,
+                    self.header.block_id()
+                );
+                StorageError::corrupt(what, error.to_string())
+            })?;
+            if n_unchecked >= CHECK_SAMPLES {
+                cx.check()?;
+                n_unchecked = 0;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, key: &[u8], value: Vec<u8>) -> Result<OpenTile, StorageError> {
+        let rest = key.get(PREFIX_BYTES..).and_then(|rest| rest.split_first_chunk::<2>());
+        let place = rest.and_then(|(slice, rest)| Some((*slice, *rest.first_chunk::<4>()?)));
+        let (slice, first_rank) =
+            place.ok_or_else(|| StorageError::corrupt(self.name(), "the key of a tile is too short"))?;
+        let (slice, first_rank) = (u16::from_be_bytes(slice), u32::from_be_bytes(first_rank));
+        let tile = Tile::open(first_rank, value).map_err(|error| {
+            let what = format!("tile {slice}/{first_rank} of block {}", self.header.block_id());
+            StorageError::corrupt(what, error.to_string())
+        })?;
+        let times = vec![None; tile.entries().len()];
+        Ok(OpenTile { slice, tile, times })
+    }
+
+    /// The shared columns that these chunks refer to, from the cache or read together.
+    fn columns_of(
+        &self,
+        tiles: &[OpenTile],
+        found: &[Found],
+    ) -> Result<HashMap<u32, Arc<Vec<i64>>>, StorageError> {
+        let mut numbers: Vec<u32> =
+            found.iter().filter_map(|chunk| tiles[chunk.tile as usize].entry(*chunk).column()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut columns = HashMap::with_capacity(numbers.len());
+        {
+            let cache = self.columns.lock();
+            numbers.retain(|number| match cache.columns.get(number) {
+                Some(column) => {
+                    columns.insert(*number, Arc::clone(column));
+                    false
+                }
+                None => true,
+            });
+        }
+        if numbers.is_empty() {
+            return Ok(columns);
+        }
+        let keys: Vec<Vec<u8>> =
+            numbers.iter().map(|&number| column_key(self.header.block_id(), number)).collect();
+        let values = self.kv.multi_get(&keys)?;
+        for (number, value) in numbers.into_iter().zip(values) {
+            let column = self.decode_column(number, value)?;
+            columns.insert(number, self.columns.lock().insert(number, column));
+        }
+        Ok(columns)
+    }
+
+    fn decode_column(&self, number: u32, value: Option<Vec<u8>>) -> Result<Vec<i64>, StorageError> {
+        let decode = |value: &[u8]| {
+            let mut reader = Reader::new(value);
+            let count = reader.length(MAX_SAMPLES)?;
+            let mut times = Vec::new();
+            timestamps::decode(reader.rest(), count, &mut times)?;
+            Ok(times)
+        };
+        value.ok_or(ChunkError("it is missing")).and_then(|value| decode(&value)).map_err(|error| {
+            let what = format!("timestamp column {number} of block {}", self.header.block_id());
+            StorageError::corrupt(what, error.to_string())
+        })
+    }
+
+    fn name(&self) -> String {
+        format!("tiles of block {}", self.header.block_id())
+    }
+}
+
+impl std::fmt::Debug for TileReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TileReader").field("block", &self.header.block_id()).finish_non_exhaustive()
+    }
+}
+
+impl ColumnCache {
+    /// Keeps a column. Another reader may have been faster: all get the same `Arc`.
+    fn insert(&mut self, number: u32, times: Vec<i64>) -> Arc<Vec<i64>> {
+        if let Some(known) = self.columns.get(&number) {
+            return Arc::clone(known);
+        }
+        let bytes_of = |times: &Vec<i64>| size_of_val(times.as_slice()) + 64;
+        if self.size_bytes + bytes_of(&times) > self.limit_bytes {
+            // What somebody holds takes its memory anyway, and is likely to be asked for again.
+            self.columns.retain(|_, column| Arc::strong_count(column) > 1);
+            self.size_bytes = self.columns.values().map(|column| bytes_of(column)).sum();
+            if self.size_bytes + bytes_of(&times) > self.limit_bytes {
+                self.columns.clear();
+                self.size_bytes = 0;
+            }
+        }
+        self.size_bytes += bytes_of(&times);
+        let column = Arc::new(times);
+        self.columns.insert(number, Arc::clone(&column));
+        column
+    }
+}
+
+impl Entry {
+    fn column(&self) -> Option<u32> {
+        match self.times {
+            TileTimes::Shared { column, .. } | TileTimes::Masked { column, .. } => Some(column),
+            TileTimes::Inline(_) => None,
+        }
+    }
+}
+
+/// Ranks of one group and the time wanted of them.
+struct Wanted<'a> {
+    ranks: &'a [u32],
+    /// Position of the first of them among all that were asked for.
+    first_series: u32,
+    mint: i64,
+    maxt: i64,
+}
+
+impl Wanted<'_> {
+    /// The chunks of a tile that may hold wanted samples.
+    fn find(&self, tile: &Tile, number: u32, found: &mut Vec<Found>) {
+        for (series, &rank) in (self.first_series..).zip(self.ranks) {
+            let range = tile.entries_of(rank..rank.saturating_add(1));
+            for at in range.clone() {
+                let entry = &tile.entries()[at];
+                // A chunk ends before the next one of its series begins.
+                let next = tile.entries()[..range.end].get(at + 1);
+                let is_before = next.is_some_and(|next| next.mint <= self.mint);
+                if !is_before && entry.mint <= self.maxt {
+                    found.push(Found { series, tile: number, entry: at as u32 });
+                }
+            }
+        }
+    }
+}
+
+impl OpenTile {
+    fn entry(&self, chunk: Found) -> &Entry {
+        &self.tile.entries()[chunk.entry as usize]
+    }
+
+    /// Appends a chunk; gives the number of its samples.
+    fn read_chunk(
+        &mut self,
+        chunk: Found,
+        deleted: &[(i64, i64)],
+        read: &PartRead,
+        columns: &HashMap<u32, Arc<Vec<i64>>>,
+        out: &mut RunBuffer,
+    ) -> Result<usize, ChunkError> {
+        let times = self.times(chunk, columns)?;
+        let entry = self.entry(chunk);
+        let count = entry.count as usize;
+        if deleted.iter().any(|&(mint, maxt)| {
+            let times = times.times();
+            mint <= times[0] && times[count - 1] <= maxt
+        }) {
+            return Ok(0);
+        }
+        let bytes = self.tile.values(entry);
+        let values = match entry.kind {
+            ChunkKind::Float => match column::constant(bytes) {
+                Some(value) => RunValues::Constant(value),
+                None if !read.values && !column::may_be_stale(bytes) => RunValues::Constant(0.0),
+                None => {
+                    let start = out.values.len();
+                    column::decode(bytes, count, &mut out.values)?;
+                    RunValues::Floats(start..out.values.len())
+                }
+            },
+            kind => {
+                let start = out.histograms.len();
+                histogram::decode(bytes, kind, count, read.histograms, &mut out.histograms)?;
+                RunValues::Histograms(start..out.histograms.len())
+            }
+        };
+        let start_timestamps = match self.tile.starts(entry) {
+            Some(bytes) if read.start_timestamps => {
+                let mut starts = Vec::new();
+                timestamps::decode_starts(bytes, count, &mut starts)?;
+                Some(Arc::from(starts))
+            }
+            _ => None,
+        };
+        let run = Run {
+            series: chunk.series,
+            times,
+            values,
+            start_timestamps,
+            first_of_chunk: entry.first_of_history,
+        };
+        push_kept(run, deleted, &mut out.runs);
+        Ok(count)
+    }
+
+    /// The times of a chunk; chunks with the same ones get the same slice.
+    fn times(
+        &mut self,
+        chunk: Found,
+        columns: &HashMap<u32, Arc<Vec<i64>>>,
+    ) -> Result<ColumnSlice, ChunkError> {
+        let entry = &self.tile.entries()[chunk.entry as usize];
+        let times_of = entry.times_of as usize;
+        if let Some(times) = &self.times[times_of] {
+            return Ok(times.clone());
+        }
+        let shared = entry.column().and_then(|number| columns.get(&number));
+        let times = match (&entry.times, shared) {
+            (&TileTimes::Shared { first, .. }, Some(column)) => {
+                let stretch = column.get(first as usize..first as usize + entry.count as usize);
+                if stretch.is_none_or(|times| times[0] != entry.mint) {
+                    return Err(ChunkError("a chunk refers to times that its column does not have"));
+                }
+                ColumnSlice { column: Arc::clone(column), first, count: entry.count }
+            }
+            (_, shared) => ColumnSlice::private(self.tile.times(entry, shared.map(|column| &column[..]))?),
+        };
+        self.times[times_of] = Some(times.clone());
+        Ok(times)
+    }
+}
+
+/// Appends what deleted ranges leave of a run.
+fn push_kept(run: Run, deleted: &[(i64, i64)], runs: &mut Vec<Run>) {
+    if deleted.is_empty() {
+        return runs.push(run);
+    }
+    let times = run.times.times();
+    let mut start = 0;
+    let mut kept = Vec::new();
+    for &(mint, maxt) in deleted {
+        kept.push(start..times.partition_point(|&time| time < mint).max(start));
+        start = times.partition_point(|&time| time <= maxt).max(start);
+    }
+    kept.push(start..times.len());
+    for range in kept.into_iter().filter(|range| !range.is_empty()) {
+        runs.push(cut(&run, range));
+    }
+}
+
+/// Some samples of a run. If the sample before them is deleted, hints of the first do not hold.
+fn cut(run: &Run, range: Range<usize>) -> Run {
+    let within = |whole: &Range<usize>| whole.start + range.start..whole.start + range.end;
+    Run {
+        series: run.series,
+        times: run.times.slice(range.start as u32, range.len() as u32),
+        values: match &run.values {
+            RunValues::Constant(value) => RunValues::Constant(*value),
+            RunValues::Floats(whole) => RunValues::Floats(within(whole)),
+            RunValues::Histograms(whole) => RunValues::Histograms(within(whole)),
+        },
+        start_timestamps: run.start_timestamps.as_ref().map(|starts| Arc::from(&starts[range.clone()])),
+        first_of_chunk: run.first_of_chunk || range.start > 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_tiles_sort_by_slice_rank_and_part() {
+        let key = |slice, rank, part| tile_key(BlockId(1), slice, rank, part);
+        let keys = [
+            key(0, 0, 0),
+            key(0, 5, 0),
+            key(0, 5, 1),
+            key(0, 5, 2),
+            key(0, 6, 0),
+            key(0, 256, 0),
+            key(1, 0, 0),
+        ];
+        assert!(keys.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn deleted_ranges_are_cut_out_of_runs() {
+        let run = Run {
+            series: 3,
+            times: ColumnSlice::private(vec![10, 20, 30, 40, 50]),
+            values: RunValues::Floats(100..105),
+            start_timestamps: Some(Arc::from([1, 2, 3, 4, 5])),
+            first_of_chunk: false,
+        };
+        let kept = |deleted: &[(i64, i64)]| {
+            let mut runs = Vec::new();
+            push_kept(run.clone(), deleted, &mut runs);
+            runs.iter()
+                .map(|run| {
+                    let RunValues::Floats(values) = &run.values else { panic!("floats stay floats") };
+                    assert_eq!(run.start_timestamps.as_ref().map(|starts| starts.len()), Some(values.len()));
+                    assert_eq!(run.first_of_chunk, values.start > 100);
+                    (run.times.times().to_vec(), values.clone())
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&[]), [(vec![10, 20, 30, 40, 50], 100..105)]);
+        assert_eq!(kept(&[(20, 30)]), [(vec![10], 100..101), (vec![40, 50], 103..105)]);
+        assert_eq!(kept(&[(i64::MIN, 10), (45, 60)]), [(vec![20, 30, 40], 101..104)]);
+        assert_eq!(kept(&[(31, 39)]), [(vec![10, 20, 30], 100..103), (vec![40, 50], 103..105)]);
+        assert_eq!(kept(&[(0, 100)]), []);
+    }
+
+    #[test]
+    fn the_column_cache_forgets_what_nobody_holds() {
+        let mut cache = ColumnCache { limit_bytes: 1000, ..ColumnCache::default() };
+        let held = cache.insert(0, vec![1; 50]);
+        cache.insert(1, vec![2; 50]);
+        cache.insert(2, vec![3; 50]);
+        assert!(Arc::ptr_eq(&held, &cache.insert(0, vec![1; 50])));
+        assert!(!cache.columns.contains_key(&1));
+        assert!(cache.size_bytes <= 1000);
+    }
+}
