@@ -189,7 +189,7 @@ impl Ranks {
 
     /// The observations between the bounds, of `count` in all.
     fn between(&self, count: f64) -> f64 {
-        let rank = |found: Option<f64>| found.filter(|&rank| !(rank > count)).unwrap_or(count);
+        let rank = |found: Option<f64>| found.map_or(count, |rank| if rank > count { count } else { rank });
         rank(self.upper) - rank(self.lower)
     }
 }
@@ -308,7 +308,9 @@ pub fn bucket_quantile(q: f64, buckets: &mut Vec<Bucket>) -> BucketQuantile {
         return found;
     }
     let mut rank = q * observations;
-    let at = buckets[..last].partition_point(|bucket| !(bucket.count >= rank));
+    // Not `<`: a rank or count that is NaN has to fall through to the last bucket.
+    let reaches = |bucket: &Bucket| bucket.count >= rank;
+    let at = buckets[..last].partition_point(|bucket| !reaches(bucket));
     found.value = if at == last {
         buckets[last - 1].upper_bound
     } else if at == 0 && buckets[0].upper_bound <= 0.0 {

@@ -134,10 +134,10 @@ impl Checker<'_> {
             if n_args < n_least {
                 return wrong_count("at least ", n_least);
             }
-            if let Ok(variadic) = usize::try_from(signature.variadic) {
-                if n_args > n_least + variadic {
-                    return wrong_count("at most ", n_least + variadic);
-                }
+            if let Ok(variadic) = usize::try_from(signature.variadic)
+                && n_args > n_least + variadic
+            {
+                return wrong_count("at most ", n_least + variadic);
             }
         }
         let is_info = signature.function == Function::Info;
@@ -226,13 +226,13 @@ impl Checker<'_> {
         if op.is_set() && matching.cardinality == Cardinality::OneToOne {
             matching.cardinality = Cardinality::ManyToMany;
         }
-        if matching.on {
-            if let Some(label) = matching.labels.iter().find(|label| matching.include.contains(label)) {
-                return self.fail(
-                    op_span(),
-                    format!("label {} must not occur in ON and GROUP clause at once", quote(label)),
-                );
-            }
+        if matching.on
+            && let Some(label) = matching.labels.iter().find(|label| matching.include.contains(label))
+        {
+            return self.fail(
+                op_span(),
+                format!("label {} must not occur in ON and GROUP clause at once", quote(label)),
+            );
         }
         for (operand_type, operand) in [(lhs, &binary.lhs), (rhs, &binary.rhs)] {
             if operand_type != ValueType::Scalar && operand_type != ValueType::Vector {

@@ -38,6 +38,9 @@ const STEP: Context = ("subquery selector", "number, duration, step(), range(), 
 // Errors are boxed here: brackets nest through these functions 500 levels deep, and large results would make
 // large frames.
 
+/// Labels of `by` or `without`, whether it is `without`, and the span of the last parenthesis.
+type Modifier = (Vec<String>, bool, Span);
+
 /// A tree and how deeply it is nested; links of a chain of operators to the left do not count.
 type Parsed = (Expr, u32);
 
@@ -505,7 +508,7 @@ impl<'t> Parser<'t> {
     }
 
     /// `by (...)` or `without (...)` if it is there, and the span of its last parenthesis.
-    fn aggregation_modifier(&mut self) -> Result<Option<(Vec<String>, bool, Span)>, Box<ParseError>> {
+    fn aggregation_modifier(&mut self) -> Result<Option<Modifier>, Box<ParseError>> {
         let without = match self.peek()?.kind {
             TokenKind::Keyword(Keyword::By) => false,
             TokenKind::Keyword(Keyword::Without) => true,

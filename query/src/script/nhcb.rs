@@ -83,13 +83,16 @@ impl Parts {
     }
 }
 
+/// Series and their samples in time order.
+pub type SeriesList = Vec<(Labels, Vec<(i64, Sample)>)>;
+
 /// Histograms with custom buckets from the `_bucket`, `_count` and `_sum` series among `series`, each under the
 /// base name and without `le`, in time order. Buckets whose bound is no number are left out.
 ///
 /// # Errors
 /// In words, for counts that are negative, not cumulative or do not fit each other, and for a `_bucket` without
 /// a bound.
-pub fn convert(series: &[(Labels, Vec<(i64, Sample)>)]) -> Result<Vec<(Labels, Vec<(i64, Sample)>)>, String> {
+pub fn convert(series: &[(Labels, Vec<(i64, Sample)>)]) -> Result<SeriesList, String> {
     let mut groups: BTreeMap<Labels, BTreeMap<i64, Parts>> = BTreeMap::new();
     for (labels, samples) in series {
         let name = labels.metric_name();
