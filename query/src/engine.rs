@@ -1,10 +1,20 @@
 //! The query engine: from text and times to a value.
 
+use crate::annotations::Annotations;
 use crate::error::QueryError;
-use crate::limits::{Control, SharedMemory};
-use crate::stats::QueryStats;
-use crate::value::Value;
+use crate::eval::batch::Grid;
+use crate::eval::build::{Builder, Place, subquery_grid};
+use crate::eval::labels::LabelSets;
+use crate::eval::merge::{Collision, merged};
+use crate::eval::{Cx, Names, Node, Operator, output};
+use crate::limits::{Budget, Control, SharedMemory, StoreContext};
+use crate::parser::{self, Expr, ParserOptions, ValueType};
+use crate::plan::{self, Plan, PlanKind, Times};
+use crate::stats::{QueryStats, Scope};
+use crate::value::{RangeSeries, Value};
 use chronolith_model::queryable::Queryable;
+use chronolith_model::symbols::SymbolTable;
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Settings of an [`Engine`]. `Default` gives those of a Prometheus server without feature flags.
@@ -148,7 +158,159 @@ impl Engine {
         control: &dyn Control,
     ) -> Result<QueryOutput, QueryError> {
         control.check()?;
-        let _ = (store, request, &self.pool, &self.memory);
-        Err(QueryError::execution("the query engine is not connected yet"))
+        let Features {
+            experimental_functions,
+            duration_expressions,
+            extended_range_selectors,
+            fill_modifiers,
+            ..
+        } = self.options.features;
+        let parser_options = ParserOptions {
+            experimental_functions,
+            duration_expressions,
+            extended_range_selectors,
+            fill_modifiers,
+        };
+        let expr = parser::parse_expr(request.text, parser_options)
+            .map_err(|error| QueryError::Parse(error.to_string()))?;
+        self.evaluate(store, &expr, request, control)
+    }
+
+    /// As [`Engine::execute`], for an expression that is parsed already. Positions in annotations refer to
+    /// `request.text`.
+    ///
+    /// # Errors
+    /// [`QueryError`]; its kind tells the status code.
+    pub fn evaluate(
+        &self,
+        store: &dyn Queryable,
+        expr: &Expr,
+        request: &QueryRequest<'_>,
+        control: &dyn Control,
+    ) -> Result<QueryOutput, QueryError> {
+        let value_type = expr.value_type();
+        if request.range && !matches!(value_type, ValueType::Scalar | ValueType::Vector) {
+            let found = value_type.documented();
+            return Err(QueryError::Parse(format!(
+                "invalid expression type \"{found}\" for range query, must be Scalar or instant Vector"
+            )));
+        }
+        if request.end < request.start || (request.range && request.interval_ms <= 0) {
+            return Err(QueryError::Parse("a query needs a positive step and an end after its start".into()));
+        }
+        let grid = match request.range {
+            true => Grid::new(request.start, request.end, request.interval_ms),
+            false => Grid::instant(request.start),
+        };
+        let times = Times {
+            start: request.start,
+            end: if request.range { request.end } else { request.start },
+            interval_ms: if request.range { request.interval_ms } else { 0 },
+            default_subquery_step_ms: self.options.default_subquery_step_ms,
+        };
+        let plan = plan::plan(expr, &times)?;
+
+        let budget =
+            Budget::new(self.options.memory_limit_bytes, self.options.max_samples, Arc::clone(&self.memory));
+        let budget = Arc::new(budget);
+        let store_context =
+            StoreContext { control, budget: Arc::clone(&budget), symbols: SymbolTable::new() };
+        let cx = Cx {
+            names: Names::new(&store_context),
+            labels_charge: Mutex::new((0, budget.take(0, 0)?)),
+            store: store_context,
+            snapshot: store.pin()?,
+            label_sets: LabelSets::new(),
+            pool: &self.pool,
+            features: self.options.features,
+            lookback_ms: request.lookback_delta_ms.unwrap_or(self.options.lookback_delta_ms),
+            batch_rows: self.options.batch_rows,
+        };
+        let mut run = Run {
+            builder: Builder {
+                cx: &cx,
+                notes: Annotations::default(),
+                store_warnings: cx.snapshot.warnings(),
+            },
+            grid,
+            range: request.range,
+            scope: Scope::new(),
+        };
+        let value = run.value(&plan)?;
+        let (mut warnings, infos) = run.builder.notes.render(request.text, MAX_ANNOTATIONS, MAX_ANNOTATIONS);
+        warnings.append(&mut run.builder.store_warnings);
+        let stats = QueryStats {
+            total_queryable_samples: run.scope.total(),
+            samples_read: run.scope.read(),
+            peak_samples: budget.peak_samples() as u64,
+        };
+        Ok(QueryOutput { value, warnings, infos, stats })
     }
 }
+
+/// How many warnings, and how many infos, the API shows.
+const MAX_ANNOTATIONS: usize = 10;
+
+/// One query that is being evaluated.
+struct Run<'b, 'q> {
+    builder: Builder<'b, 'q>,
+    grid: Grid,
+    range: bool,
+    scope: Scope,
+}
+
+impl Run<'_, '_> {
+    fn value(&mut self, plan: &Plan) -> Result<Value, QueryError> {
+        let grid = self.grid;
+        let timestamp = grid.start;
+        match &plan.kind {
+            PlanKind::Range { selector, range_ms } => {
+                let end = selector.time.at(timestamp);
+                let window = (end.saturating_sub(*range_ms), end);
+                return output::raw_matrix(&mut self.builder, selector, window, &self.scope)
+                    .map(Value::Matrix);
+            }
+            PlanKind::Subquery { inner, range_ms, step_ms, time } => {
+                let inner_grid = subquery_grid(&grid, *time, *range_ms, *step_ms);
+                let operator = self.builder.subquery(inner, inner_grid, &self.scope)?;
+                return self.matrix(operator, inner_grid).map(Value::Matrix);
+            }
+            _ => {}
+        }
+        let place = Place { grid, scope: self.scope.clone() };
+        match self.builder.build(plan, &place)? {
+            Node::Text(value) => Ok(Value::String { timestamp, value }),
+            Node::Scalar(values) if self.range => Ok(Value::Matrix(output::scalar_matrix(&values, &grid))),
+            Node::Scalar(values) => {
+                Ok(Value::Scalar { timestamp, value: values.first().copied().unwrap_or(f64::NAN) })
+            }
+            Node::Vector(operator) if self.range => self.matrix(operator, grid).map(Value::Matrix),
+            Node::Vector(operator) => {
+                let mut operator = self.named(operator, grid)?;
+                let samples = output::vector(self.builder.cx, &mut *operator, timestamp)?;
+                self.builder.notes.merge(operator.finish());
+                Ok(Value::Vector(samples))
+            }
+        }
+    }
+
+    fn matrix(&mut self, operator: Box<dyn Operator>, grid: Grid) -> Result<Vec<RangeSeries>, QueryError> {
+        let mut operator = self.named(operator, grid)?;
+        let series = output::matrix(self.builder.cx, &mut *operator, &grid)?;
+        self.builder.notes.merge(operator.finish());
+        Ok(series)
+    }
+
+    /// Drops the names whose removal was delayed.
+    fn named(&self, mut operator: Box<dyn Operator>, grid: Grid) -> Result<Box<dyn Operator>, QueryError> {
+        let cx = self.builder.cx;
+        if !cx.features.delayed_name_removal {
+            return Ok(operator);
+        }
+        output::drop_delayed_names(cx, &mut *operator);
+        merged(cx, operator, grid, Collision::AtStep)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,173 @@
-//! The functions of PromQL, one file per family. They work on values; what series they are applied to, and under
-//! which labels the results stand, is decided by the operators.
+//! The functions of PromQL, one file per family, and the interface of those that work on windows.
+//!
+//! Math, time, label and histogram functions are plain functions of values; operators around them are in
+//! [`crate::eval`].
 
-pub mod histogram;
-pub mod label;
-pub mod math;
-pub mod time;
+pub(crate) mod histogram;
+pub(crate) mod label;
+pub(crate) mod math;
+pub(crate) mod over_time;
+pub(crate) mod rate;
+pub(crate) mod time;
+
+use crate::annotations::{Annotation, Annotations};
+use crate::error::QueryError;
+use crate::eval::batch::RowMut;
+use crate::parser::{Function, Span};
+use crate::value::SampleValue;
+use chronolith_model::FloatHistogram;
+use chronolith_model::symbols::{Symbol, SymbolTable};
+use std::sync::Arc;
+
+/// A function of the samples in a window.
+pub(crate) trait WindowFunction: Send + Sync {
+    /// The value for one window, which holds at least one sample; `None` for no result.
+    fn window(
+        &self,
+        window: &Window<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<Option<SampleValue>, QueryError>;
+
+    /// All windows of a series of floats at once, where there is a faster way; false if there is none for
+    /// this series. Must give the same bits as [`WindowFunction::window`].
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        let _ = (column, row, notes);
+        Ok(false)
+    }
+
+    /// Whether [`FloatColumn::geometry`] is needed.
+    fn needs_geometry(&self) -> bool {
+        false
+    }
+
+    /// Whether a result for a metric whose name does not look like a counter's is worth a note.
+    fn expects_counter(&self) -> bool {
+        false
+    }
+}
+
+/// How far a window reaches beyond its range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Extension {
+    /// Not at all.
+    #[default]
+    None,
+    /// To the last sample before it: `anchored`.
+    Anchored,
+    /// To the samples on both sides: `smoothed`.
+    Smoothed,
+}
+
+/// The floats of a window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FloatPoints<'a> {
+    pub(crate) times: &'a [i64],
+    pub(crate) values: &'a [f64],
+    /// Start timestamps; empty if they are not used.
+    pub(crate) starts: &'a [i64],
+}
+
+/// The histograms of a window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HistogramPoints<'a> {
+    pub(crate) times: &'a [i64],
+    pub(crate) values: &'a [Arc<FloatHistogram>],
+    /// Start timestamps; empty if they are not used.
+    pub(crate) starts: &'a [i64],
+}
+
+/// The samples of one series in one window, staleness markers removed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window<'a> {
+    /// Number of the step.
+    pub(crate) step: usize,
+    /// Time of the step, in milliseconds.
+    pub(crate) time: i64,
+    /// The range is `(start, end]`; an extended window holds samples beyond it.
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    /// Length of the range.
+    pub(crate) range_s: f64,
+    pub(crate) extension: Extension,
+    pub(crate) floats: FloatPoints<'a>,
+    pub(crate) histograms: HistogramPoints<'a>,
+}
+
+/// The values of a float series.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ColumnValues<'a> {
+    /// The same at every timestamp.
+    Constant(f64),
+    /// One a timestamp.
+    Each(&'a [f64]),
+}
+
+/// All windows of a series that holds only floats, none of them stale.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FloatColumn<'a> {
+    pub(crate) times: &'a [i64],
+    pub(crate) values: ColumnValues<'a>,
+    /// Start timestamps; empty if they are not used.
+    pub(crate) starts: &'a [i64],
+    /// By step: the window is `low..high` of the samples.
+    pub(crate) low: &'a [u32],
+    pub(crate) high: &'a [u32],
+    /// By step, if asked for: seconds from first to last sample, from the start of the range to the first
+    /// sample, from the last sample to the end of the range.
+    pub(crate) geometry: &'a [[f64; 3]],
+    pub(crate) range_s: f64,
+    pub(crate) extension: Extension,
+}
+
+impl FloatColumn<'_> {
+    /// The windows with at least `n` samples: step, first sample, one past the last sample.
+    pub(crate) fn windows(&self, n: u32) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        let bounds = self.low.iter().zip(self.high).enumerate();
+        bounds
+            .filter(move |&(_, (&low, &high))| high - low >= n.max(1))
+            .map(|(step, (&low, &high))| (step, low as usize, high as usize))
+    }
+}
+
+/// Where a window function notes what a user should hear of.
+pub(crate) struct SeriesNotes<'a> {
+    pub(crate) annotations: &'a mut Annotations,
+    pub(crate) symbols: &'a SymbolTable,
+    /// The metric name of the series.
+    pub(crate) name: Symbol,
+    /// Where the range vector stands.
+    pub(crate) span: Span,
+}
+
+impl SeriesNotes<'_> {
+    /// Notes something about this metric.
+    pub(crate) fn named(&mut self, note: impl FnOnce(Arc<str>) -> Annotation) {
+        let note = note(self.symbols.resolve(self.name));
+        self.annotations.add(note, self.span);
+    }
+
+    /// Notes something.
+    pub(crate) fn add(&mut self, note: Annotation) {
+        self.annotations.add(note, self.span);
+    }
+}
+
+/// The window function called `function`, with its scalar arguments (each one value a step) and the places of
+/// all arguments; `None` if `function` does not work on windows.
+pub(crate) fn window_function(
+    function: Function,
+    scalars: Vec<Vec<f64>>,
+    spans: &[Span],
+) -> Option<Box<dyn WindowFunction>> {
+    rate::find(function).or_else(|| over_time::find(function, scalars, spans))
+}
+
+/// Seconds in a length of milliseconds, rounded as Go's `Duration.Seconds` does.
+pub(crate) fn seconds(millis: i64) -> f64 {
+    (millis / 1000) as f64 + (millis % 1000 * 1_000_000) as f64 / 1e9
+}

@@ -4,10 +4,13 @@ pub mod annotations;
 pub mod calendar;
 pub mod engine;
 pub mod error;
+mod eval;
 pub mod functions;
 pub mod go_format;
 pub mod limits;
 pub mod parser;
+
+mod plan;
 pub mod script;
 pub mod stats;
 pub mod value;

@@ -3,6 +3,7 @@
 //! Source: Prometheus v3.14, `util/stats/query_stats.go`.
 
 use chronolith_model::FloatHistogram;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a query read and held.
@@ -18,38 +19,52 @@ pub struct QueryStats {
     pub peak_samples: u64,
 }
 
-/// Counters of one part of a query; leaves add to it from several threads.
+/// Counts what the leaves of one part of a query look at; they add to it from several threads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scope {
+    counters: Arc<Counters>,
+    /// How often the steps of this part count: once, for every step of what surrounds a part that does not
+    /// depend on the step, or not at all inside a subquery, whose result is counted instead.
+    factor: u64,
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct SampleCounters {
+struct Counters {
     total: AtomicU64,
     read: AtomicU64,
 }
 
-impl SampleCounters {
+impl Scope {
+    /// The whole query.
+    pub(crate) fn new() -> Self {
+        Self { counters: Arc::default(), factor: 1 }
+    }
+
+    /// A part that counts `factor` times as often.
+    pub(crate) fn times(&self, factor: u64) -> Self {
+        Self { counters: Arc::clone(&self.counters), factor: self.factor * factor }
+    }
+
     /// Counts samples looked at and samples read.
     pub(crate) fn add(&self, total: u64, read: u64) {
-        self.total.fetch_add(total, Ordering::Relaxed);
-        self.read.fetch_add(read, Ordering::Relaxed);
+        self.counters.total.fetch_add(total * self.factor, Ordering::Relaxed);
+        self.counters.read.fetch_add(read, Ordering::Relaxed);
     }
 
-    /// Samples looked at so far.
+    /// Samples looked at so far, over all parts.
     pub(crate) fn total(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+        self.counters.total.load(Ordering::Relaxed)
     }
 
-    /// Samples read so far.
+    /// Samples read so far, over all parts.
     pub(crate) fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
+        self.counters.read.load(Ordering::Relaxed)
     }
 }
 
-/// How many float samples a histogram counts for: its heap size and a timestamp, in units of a float sample.
+/// How many float samples a histogram counts for: its size with a timestamp, in units of a float sample.
 ///
-/// Source: Prometheus v3.14, `promql/value.go`, `HPoint.size`, and `FloatHistogram.Size`.
+/// Source: Prometheus v3.14, `promql/value.go`, `HPoint.size`.
 pub(crate) fn histogram_samples(h: &FloatHistogram) -> u64 {
-    const FIXED_BYTES: usize = 168;
-    let spans = h.positive_spans.len() + h.negative_spans.len();
-    let buckets = h.positive_buckets.len() + h.negative_buckets.len();
-    let bounds = h.custom_values.as_ref().map_or(0, |bounds| bounds.len());
-    ((FIXED_BYTES + 8 * (spans + buckets + bounds) + 8) / 16) as u64
+    ((h.go_size_bytes() + 8) / 16) as u64
 }

@@ -1,0 +1,259 @@
+//! Evaluation: operators that exchange batches of rows over all steps.
+//!
+//! An operator knows its output series when it is built (label work only, except where labels depend on values:
+//! topk, count_values and the like evaluate their input then). [`Operator::next`] hands out rows in the order of
+//! the series. Row-wise work travels down to the leaf as [`ColumnMap`]s and runs on worker threads; whatever
+//! folds, folds in series order on one thread, so that any number of threads gives the same bits.
+
+pub(crate) mod absent;
+pub(crate) mod batch;
+pub(crate) mod buckets;
+pub(crate) mod build;
+pub(crate) mod fold;
+pub(crate) mod histogram_fold;
+pub(crate) mod join;
+pub(crate) mod labels;
+pub(crate) mod leaf;
+pub(crate) mod lookup;
+pub(crate) mod maps;
+pub(crate) mod merge;
+pub(crate) mod output;
+pub(crate) mod rank;
+pub(crate) mod sets;
+pub(crate) mod smooth;
+pub(crate) mod sort;
+pub(crate) mod spread;
+pub(crate) mod subquery;
+pub(crate) mod window;
+
+use crate::annotations::Annotations;
+use crate::engine::Features;
+use crate::error::QueryError;
+use crate::limits::{CELLS_PER_BATCH, Charge, ROWS_PER_BATCH, StoreContext};
+use batch::{Batch, Grid, Rows};
+use chronolith_model::METRIC_NAME;
+use chronolith_model::queryable::{QueryContext, Snapshot};
+use chronolith_model::symbols::Symbol;
+use labels::{LabelSetId, LabelSets};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// What all parts of one query share.
+pub(crate) struct Cx<'q> {
+    pub(crate) store: StoreContext<'q>,
+    pub(crate) snapshot: Arc<dyn Snapshot>,
+    pub(crate) label_sets: LabelSets,
+    pub(crate) pool: &'q rayon::ThreadPool,
+    pub(crate) features: Features,
+    pub(crate) lookback_ms: i64,
+    pub(crate) batch_rows: Option<usize>,
+    pub(crate) names: Names,
+    /// What the label sets and their strings were charged with so far.
+    pub(crate) labels_charge: Mutex<(usize, Charge)>,
+}
+
+/// Symbols of the labels the engine knows.
+pub(crate) struct Names {
+    pub(crate) metric: Symbol,
+    pub(crate) kind: Symbol,
+    pub(crate) unit: Symbol,
+    pub(crate) le: Symbol,
+}
+
+impl Names {
+    pub(crate) fn new(store: &StoreContext<'_>) -> Self {
+        let [metric, kind, unit, le] =
+            [METRIC_NAME, "__type__", "__unit__", "le"].map(|name| store.symbols.intern(name));
+        Self { metric, kind, unit, le }
+    }
+}
+
+/// A series an operator may give rows for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutSeries {
+    pub(crate) labels: LabelSetId,
+    /// With delayed name removal: the name goes at the end of the query.
+    pub(crate) drop_name: bool,
+}
+
+/// A source of rows over a grid of steps.
+pub(crate) trait Operator: Send {
+    /// Everything that can come out, in the order of [`Operator::next`]; some rows may turn out empty.
+    fn series(&self) -> &[OutSeries];
+
+    /// The series, to change their labels before the first row is asked for.
+    fn series_mut(&mut self) -> &mut [OutSeries];
+
+    /// Fills `out` with the next rows; false at the end.
+    fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError>;
+
+    /// Takes a row-wise step over, to run it where the rows are made; false if it cannot.
+    fn push_map(&mut self, map: &Arc<dyn ColumnMap>) -> bool {
+        let _ = map;
+        false
+    }
+
+    /// What was noted: own annotations after those of the children, which come in the order of the text.
+    fn finish(self: Box<Self>) -> Annotations;
+}
+
+/// A step of a pipeline that works row by row and keeps nothing between rows, so every worker can run it.
+pub(crate) trait ColumnMap: Send + Sync {
+    fn apply(&self, cx: &Cx<'_>, batch: &mut Batch, notes: &mut Annotations) -> Result<(), QueryError>;
+}
+
+/// A part of a query over a grid.
+pub(crate) enum Node {
+    Vector(Box<dyn Operator>),
+    /// One value a step.
+    Scalar(Vec<f64>),
+    /// Strings are bytes: they need not be UTF-8.
+    Text(Vec<u8>),
+}
+
+impl Cx<'_> {
+    /// Whether to go on.
+    pub(crate) fn check(&self) -> Result<(), QueryError> {
+        Ok(self.store.control.check()?)
+    }
+
+    /// Rows of a full batch.
+    pub(crate) fn rows_per_batch(&self, grid: &Grid) -> usize {
+        self.batch_rows
+            .unwrap_or_else(|| (CELLS_PER_BATCH / grid.n_steps.max(1)).clamp(1, ROWS_PER_BATCH))
+            .max(1)
+    }
+
+    /// Drops the labels that say which metric a series belongs to, now or, if that is delayed, later.
+    pub(crate) fn remove_name(&self, series: &mut OutSeries) {
+        if !self.features.delayed_name_removal {
+            series.labels = self.without_metadata(series.labels);
+        }
+        series.drop_name = true;
+    }
+
+    /// Without `__name__`, `__type__` and `__unit__`.
+    pub(crate) fn without_metadata(&self, labels: LabelSetId) -> LabelSetId {
+        self.label_sets.without(labels, &[self.names.metric, self.names.kind, self.names.unit])
+    }
+
+    /// The text of a label's value.
+    pub(crate) fn label_text(&self, labels: LabelSetId, name: Symbol) -> Arc<str> {
+        self.store.symbols.resolve(self.label_sets.value(labels, name))
+    }
+
+    /// Symbols of label names.
+    pub(crate) fn intern_names(&self, names: &[String]) -> Vec<Symbol> {
+        let mut symbols = Vec::with_capacity(names.len());
+        self.store.symbols.intern_all(names.iter().map(String::as_str), &mut symbols);
+        symbols
+    }
+
+    /// Charges what label sets and strings have grown by. Called wherever labels are made.
+    pub(crate) fn charge_labels(&self) -> Result<(), QueryError> {
+        let size_bytes = self.label_sets.size_bytes() + self.store.symbols.size_bytes();
+        let (charged, charge) = &mut *self.labels_charge.lock();
+        if size_bytes > *charged {
+            charge.add_bytes(size_bytes - *charged)?;
+            *charged = size_bytes;
+        }
+        Ok(self.store.check()?)
+    }
+
+    /// Evaluates all rows of an operator and keeps them.
+    pub(crate) fn drain(&self, operator: &mut dyn Operator) -> Result<Rows, QueryError> {
+        let mut rows = Rows::default();
+        let mut batch = Batch::default();
+        while operator.next(self, &mut batch)? {
+            rows.push(std::mem::take(&mut batch));
+            self.check()?;
+        }
+        debug_assert_eq!(rows.len(), operator.series().len());
+        Ok(rows)
+    }
+}
+
+/// Adds a row-wise step to an operator: inside its pipeline where it has one, behind it otherwise.
+pub(crate) fn with_map(mut operator: Box<dyn Operator>, map: Arc<dyn ColumnMap>) -> Box<dyn Operator> {
+    if operator.push_map(&map) {
+        return operator;
+    }
+    let series = operator.series().to_vec();
+    Box::new(Mapped { inner: operator, series, maps: vec![map], notes: Annotations::default() })
+}
+
+/// Row-wise steps behind an operator that has no pipeline of its own.
+struct Mapped {
+    inner: Box<dyn Operator>,
+    series: Vec<OutSeries>,
+    maps: Vec<Arc<dyn ColumnMap>>,
+    notes: Annotations,
+}
+
+impl Operator for Mapped {
+    fn series(&self) -> &[OutSeries] {
+        &self.series
+    }
+
+    fn series_mut(&mut self) -> &mut [OutSeries] {
+        &mut self.series
+    }
+
+    fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
+        if !self.inner.next(cx, out)? {
+            return Ok(false);
+        }
+        for map in &self.maps {
+            map.apply(cx, out, &mut self.notes)?;
+        }
+        Ok(true)
+    }
+
+    fn push_map(&mut self, map: &Arc<dyn ColumnMap>) -> bool {
+        self.maps.push(Arc::clone(map));
+        true
+    }
+
+    fn finish(self: Box<Self>) -> Annotations {
+        let mut notes = self.inner.finish();
+        notes.merge(self.notes);
+        notes
+    }
+}
+
+/// Rows that are there already, handed out in batches.
+pub(crate) struct Kept {
+    pub(crate) grid: Grid,
+    pub(crate) series: Vec<OutSeries>,
+    pub(crate) rows: Rows,
+    pub(crate) at: usize,
+    pub(crate) notes: Annotations,
+}
+
+impl Operator for Kept {
+    fn series(&self) -> &[OutSeries] {
+        &self.series
+    }
+
+    fn series_mut(&mut self) -> &mut [OutSeries] {
+        &mut self.series
+    }
+
+    fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
+        let n = cx.rows_per_batch(&self.grid).min(self.rows.len() - self.at);
+        if n == 0 {
+            return Ok(false);
+        }
+        out.reset(cx, &self.grid, self.at, n)?;
+        for row in 0..n {
+            out.copy_row(row, self.rows.row(self.at + row));
+        }
+        out.charge_samples()?;
+        self.at += n;
+        Ok(true)
+    }
+
+    fn finish(self: Box<Self>) -> Annotations {
+        self.notes
+    }
+}

@@ -1,0 +1,744 @@
+//! From plan to operators: labels are worked out here, samples are read later (except where labels depend on
+//! values).
+
+use super::absent::{absent, absent_labels, scalar};
+use super::batch::{Batch, Grid};
+use super::buckets::{Histograms, Question, labelled_quantiles};
+use super::fold::{Fold, group};
+use super::join::{Join, Operation};
+use super::labels::NO_LABELS;
+use super::leaf::{Leaf, PlanCache};
+use super::lookup::{Lookup, Wanted};
+use super::maps::{FloatMap, HistogramMap, Negate, SampleMap, StepMap, WithScalar, scalar_binary};
+use super::merge::{Collision, merged};
+use super::rank::{Parameter, Spans, choose, count_values};
+use super::sets::SetOperator;
+use super::smooth::Smoothed;
+use super::sort::{Order, sort};
+use super::spread::Spread;
+use super::subquery::SubqueryWindows;
+use super::window::{WindowCall, Windows};
+use super::{ColumnMap, Cx, Kept, Node, Operator, OutSeries, Rows, with_map};
+use crate::annotations::{Annotation, Annotations};
+use crate::error::QueryError;
+use crate::functions::label::{LabelJoin, LabelReplace};
+use crate::functions::{Extension, histogram, math, time, window_function};
+use crate::parser::ast::{AggregateOp, BinaryOp};
+use crate::parser::{Function, Span, ValueType};
+use crate::plan::{DataTime, Plan, PlanKind, Selector};
+use crate::stats::Scope;
+use chronolith_model::METRIC_NAME;
+use chronolith_model::queryable::{HistogramNeed, Lookups, Projection, Select, SelectedSeries};
+use chronolith_model::symbols::Symbol;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Builds the operators of a query.
+pub(crate) struct Builder<'b, 'q> {
+    pub(crate) cx: &'b Cx<'q>,
+    /// What parts noted that were evaluated while building.
+    pub(crate) notes: Annotations,
+    /// What the store could not serve.
+    pub(crate) store_warnings: Vec<String>,
+}
+
+/// Which steps a part is evaluated at, and how its samples count.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) grid: Grid,
+    pub(crate) scope: Scope,
+}
+
+/// A range vector argument.
+enum Ranged<'p> {
+    Selector { selector: &'p Selector, range_ms: i64 },
+    Subquery { inner: &'p Plan, range_ms: i64, step_ms: i64, time: DataTime },
+}
+
+type Built = Result<Box<dyn Operator>, QueryError>;
+
+impl Builder<'_, '_> {
+    /// The operators of a plan.
+    pub(crate) fn build(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
+        self.cx.check()?;
+        let grid = place.grid;
+        match &plan.kind {
+            PlanKind::Number(value) => Ok(Node::Scalar(vec![*value; grid.n_steps])),
+            PlanKind::Text(text) => Ok(Node::Text(text.clone())),
+            PlanKind::Select(selector) => {
+                self.select_instant(selector, place, Wanted::Value).map(Node::Vector)
+            }
+            PlanKind::Range { .. } | PlanKind::Subquery { .. } => {
+                Err(QueryError::execution("a range vector can only be an argument of a function"))
+            }
+            PlanKind::Call { function, args } => self.call(plan, *function, args, place),
+            PlanKind::Aggregate { op, inner, param, grouping, without } => self
+                .aggregate(plan, *op, inner, param.as_deref(), (grouping, *without), place)
+                .map(Node::Vector),
+            PlanKind::Binary { .. } => self.binary(plan, place),
+            PlanKind::Negate(inner) => self.negate(inner, place),
+            PlanKind::Invariant(inner) => self.invariant(inner, place),
+        }
+    }
+
+    fn vector(&mut self, plan: &Plan, place: &Place) -> Built {
+        match self.build(plan, place)? {
+            Node::Vector(operator) => Ok(operator),
+            Node::Scalar(_) | Node::Text(_) => Err(QueryError::execution("expected an instant vector")),
+        }
+    }
+
+    fn scalar(&mut self, plan: &Plan, place: &Place) -> Result<Vec<f64>, QueryError> {
+        match self.build(plan, place)? {
+            Node::Scalar(values) => Ok(values),
+            Node::Vector(_) | Node::Text(_) => Err(QueryError::execution("expected a scalar")),
+        }
+    }
+
+    fn invariant(&mut self, inner: &Plan, place: &Place) -> Result<Node, QueryError> {
+        if place.grid.n_steps == 1 {
+            return self.build(inner, place);
+        }
+        let once = Place {
+            grid: Grid::instant(place.grid.start),
+            scope: place.scope.times(place.grid.n_steps as u64),
+        };
+        Ok(match self.build(inner, &once)? {
+            Node::Vector(operator) => Node::Vector(Box::new(Spread::new(operator, place.grid))),
+            Node::Scalar(values) => {
+                Node::Scalar(vec![values.first().copied().unwrap_or(f64::NAN); place.grid.n_steps])
+            }
+            text @ Node::Text(_) => text,
+        })
+    }
+
+    fn negate(&mut self, inner: &Plan, place: &Place) -> Result<Node, QueryError> {
+        match self.build(inner, place)? {
+            Node::Scalar(values) => Ok(Node::Scalar(values.into_iter().map(|value| -value).collect())),
+            Node::Vector(operator) => {
+                self.map_and_drop_name(operator, Arc::new(Negate), place.grid).map(Node::Vector)
+            }
+            Node::Text(_) => Err(QueryError::execution("expected a number or an instant vector")),
+        }
+    }
+
+    /// Adds a row-wise step that makes another metric of each series.
+    fn map_and_drop_name(&self, operator: Box<dyn Operator>, map: Arc<dyn ColumnMap>, grid: Grid) -> Built {
+        let mut operator = with_map(operator, map);
+        for series in operator.series_mut() {
+            self.cx.remove_name(series);
+        }
+        self.met_at_step(operator, grid)
+    }
+
+    /// Merges series whose labels became equal, as Prometheus does after each step. With delayed name removal a
+    /// single step is left alone: the end of the query looks at it.
+    fn met_at_step(&self, operator: Box<dyn Operator>, grid: Grid) -> Built {
+        if self.cx.features.delayed_name_removal && grid.n_steps == 1 {
+            return Ok(operator);
+        }
+        merged(self.cx, operator, grid, Collision::AtStep)
+    }
+
+    fn select(&mut self, select: &Select<'_>) -> Result<Arc<dyn SelectedSeries>, QueryError> {
+        let selected = self.cx.snapshot.select(select, &self.cx.store)?;
+        for warning in selected.warnings() {
+            if !self.store_warnings.contains(&warning) {
+                self.store_warnings.push(warning);
+            }
+        }
+        Ok(selected)
+    }
+
+    fn select_instant(&mut self, selector: &Selector, place: &Place, wanted: Wanted) -> Built {
+        let (cx, grid) = (self.cx, place.grid);
+        let smoothed = selector.extension == Extension::Smoothed && wanted == Wanted::Value;
+        let time = match (wanted, selector.at) {
+            // With `@`, timestamp() forgets the offset.
+            (Wanted::Timestamp | Wanted::StartTimestamp, Some(at)) => DataTime::Fixed(at),
+            _ => selector.time,
+        };
+        let lookback = cx.lookback_ms;
+        let n_steps = if matches!(time, DataTime::Fixed(_)) { 1 } else { grid.n_steps as u32 };
+        let lookups = Lookups { start: time.at(grid.start), interval: grid.interval, n_steps, lookback };
+        let select = Select {
+            matchers: &selector.matchers,
+            mint: time.at(grid.start) - lookback + 1,
+            maxt: time.at(grid.end()) + if smoothed { lookback } else { 0 },
+            lookups: (!smoothed).then_some(lookups),
+            values: wanted == Wanted::Value,
+            histograms: match (wanted, selector.histogram_stats) {
+                (Wanted::Value, false) => HistogramNeed::Full,
+                (Wanted::Value, true) => HistogramNeed::Stats,
+                (Wanted::Timestamp | Wanted::StartTimestamp, _) => HistogramNeed::None,
+            },
+            start_timestamps: wanted == Wanted::StartTimestamp,
+            labels: Projection::All,
+        };
+        let selected = self.select(&select)?;
+        let series = self.series_of(&*selected)?;
+        let scope = place.scope.clone();
+        if smoothed {
+            let source = Smoothed { grid, time, lookback_ms: lookback, span: selector.span, scope };
+            return Ok(Box::new(Leaf::new(cx, selected, source, grid, series)));
+        }
+        let source = Lookup { grid, time, lookback_ms: lookback, wanted, scope, plans: PlanCache::default() };
+        Ok(Box::new(Leaf::new(cx, selected, source, grid, series)))
+    }
+
+    fn series_of(&self, selected: &dyn SelectedSeries) -> Result<Vec<OutSeries>, QueryError> {
+        let mut series = Vec::with_capacity(selected.len() as usize);
+        for index in 0..selected.len() {
+            if index % 1000 == 999 {
+                self.cx.charge_labels()?;
+            }
+            let labels = self.cx.label_sets.intern(selected.labels(index));
+            series.push(OutSeries { labels, drop_name: false });
+        }
+        self.cx.charge_labels()?;
+        Ok(series)
+    }
+
+    fn aggregate(
+        &mut self,
+        plan: &Plan,
+        op: AggregateOp,
+        inner: &Plan,
+        param: Option<&Plan>,
+        (grouping, without): (&[String], bool),
+        place: &Place,
+    ) -> Built {
+        let (cx, grid) = (self.cx, place.grid);
+        let param_span = param.map_or(plan.span, |param| param.span);
+        if op == AggregateOp::CountValues {
+            let label = match param.map(|param| &param.kind) {
+                Some(PlanKind::Text(text)) => text.as_slice(),
+                _ => &[],
+            };
+            let Some(label) = std::str::from_utf8(label).ok().filter(|label| !label.is_empty()) else {
+                let quoted = crate::go_format::quote_bytes(label);
+                return Err(QueryError::execution(format!("invalid label name {quoted}")));
+            };
+            let operator = self.vector(inner, place)?;
+            let counted = count_values(cx, operator, grid, label, grouping, without)?;
+            return self.met_at_step(counted, grid);
+        }
+        let values = match param {
+            Some(param) => self.scalar(param, place)?,
+            None => Vec::new(),
+        };
+        let operator = self.vector(inner, place)?;
+        let groups = group(cx, operator.series(), grouping, without)?;
+        let parameter = Parameter::new(values);
+        match op {
+            AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio => {
+                let spans = Spans { whole: plan.span, param: param_span };
+                choose(cx, operator, grid, op, &groups, &parameter, spans)
+            }
+            _ => {
+                let quantiles = match op {
+                    AggregateOp::Quantile => parameter.quantiles(param_span, &mut self.notes),
+                    _ => Vec::new(),
+                };
+                Ok(Box::new(Fold::new(cx, operator, grid, op, groups, quantiles, inner.span)?))
+            }
+        }
+    }
+
+    /// A binary operation, down its left side in a loop.
+    fn binary(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
+        let mut chain = vec![plan];
+        let mut first = plan;
+        while let PlanKind::Binary { lhs, .. } = &first.kind {
+            first = lhs;
+            chain.push(first);
+        }
+        chain.pop();
+        let mut left = self.build(first, place)?;
+        for plan in chain.into_iter().rev() {
+            left = self.combine(plan, left, place)?;
+        }
+        Ok(left)
+    }
+
+    fn combine(&mut self, plan: &Plan, left: Node, place: &Place) -> Result<Node, QueryError> {
+        let PlanKind::Binary { op, rhs, matching, return_bool, .. } = &plan.kind else {
+            return Ok(left);
+        };
+        let (cx, grid, op, return_bool) = (self.cx, place.grid, *op, *return_bool);
+        let right = self.build(rhs, place)?;
+        let with_scalar = |operator, scalar, scalar_left| {
+            let map = WithScalar { op, scalar, scalar_left, return_bool, span: plan.span };
+            let map: Arc<dyn ColumnMap> = Arc::new(map);
+            if op.is_comparison() && !return_bool || matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
+                return Ok(Node::Vector(with_map(operator, map)));
+            }
+            self.map_and_drop_name(operator, map, grid).map(Node::Vector)
+        };
+        match (left, right) {
+            (Node::Scalar(a), Node::Scalar(b)) => {
+                let values = a.iter().zip(&b).map(|(&a, &b)| scalar_binary(op, a, b));
+                Ok(Node::Scalar(values.collect()))
+            }
+            (Node::Vector(operator), Node::Scalar(scalar)) => with_scalar(operator, scalar, false),
+            (Node::Scalar(scalar), Node::Vector(operator)) => with_scalar(operator, scalar, true),
+            (Node::Vector(lhs), Node::Vector(rhs)) => {
+                let matching = matching.clone().unwrap_or_default();
+                let operator: Box<dyn Operator> = if op.is_set() {
+                    Box::new(SetOperator::new(cx, op, grid, (lhs, rhs), &matching)?)
+                } else {
+                    let operation = Operation { op, return_bool, matching, span: plan.span };
+                    Box::new(Join::new(cx, operation, grid, (lhs, rhs))?)
+                };
+                self.met_at_step(operator, grid).map(Node::Vector)
+            }
+            _ => Err(QueryError::execution("a string cannot be an operand")),
+        }
+    }
+
+    fn call(
+        &mut self,
+        plan: &Plan,
+        function: Function,
+        args: &[Plan],
+        place: &Place,
+    ) -> Result<Node, QueryError> {
+        let (cx, grid) = (self.cx, place.grid);
+        if args.iter().any(|arg| arg.value_type == ValueType::Matrix) {
+            return self.window_call(function, args, place).map(Node::Vector);
+        }
+        if let Some(f) = math::unary(function) {
+            let operator = self.vector(&args[0], place)?;
+            return self.map_and_drop_name(operator, Arc::new(FloatMap(f)), grid).map(Node::Vector);
+        }
+        if let Some(f) = time::calendar(function) {
+            return self.calendar(f, args, place).map(Node::Vector);
+        }
+        if let Some(f) = histogram::simple(function) {
+            let operator = self.vector(&args[0], place)?;
+            let mut operator = with_map(operator, Arc::new(HistogramMap(f)));
+            for series in operator.series_mut() {
+                if !cx.features.delayed_name_removal {
+                    series.labels = cx.label_sets.without(series.labels, &[cx.names.metric]);
+                }
+                series.drop_name = true;
+            }
+            return self.met_at_step(operator, grid).map(Node::Vector);
+        }
+        match function {
+            Function::Time => Ok(Node::Scalar(grid.times().map(|t| t as f64 / 1000.0).collect())),
+            Function::Pi => Ok(Node::Scalar(vec![std::f64::consts::PI; grid.n_steps])),
+            Function::MaxOf | Function::MinOf => {
+                let f = if function == Function::MaxOf { math::max } else { math::min };
+                let (a, b) = (self.scalar(&args[0], place)?, self.scalar(&args[1], place)?);
+                Ok(Node::Scalar(a.into_iter().zip(b).map(|(a, b)| f(a, b)).collect()))
+            }
+            Function::Scalar => {
+                let operator = self.vector(&args[0], place)?;
+                let (values, notes) = scalar(cx, operator, grid)?;
+                self.notes.merge(notes);
+                Ok(Node::Scalar(values))
+            }
+            Function::Vector => {
+                let values = self.scalar(&args[0], place)?;
+                self.single_row(&values, grid).map(Node::Vector)
+            }
+            Function::Absent => {
+                let labels = absent_labels(cx, &args[0]);
+                let operator = self.vector(&args[0], place)?;
+                absent(cx, operator, grid, labels).map(Node::Vector)
+            }
+            Function::Clamp | Function::ClampMax | Function::ClampMin | Function::Round => {
+                self.bounded(function, args, place).map(Node::Vector)
+            }
+            Function::Timestamp | Function::StartTimestamp => {
+                self.timestamp(function, &args[0], place).map(Node::Vector)
+            }
+            Function::Sort | Function::SortDesc | Function::SortByLabel | Function::SortByLabelDesc => {
+                self.sort(plan.span, function, args, place).map(Node::Vector)
+            }
+            Function::LabelReplace | Function::LabelJoin => {
+                self.relabel(function, args, place).map(Node::Vector)
+            }
+            Function::HistogramQuantile | Function::HistogramQuantiles | Function::HistogramFraction => {
+                self.histograms(function, args, place).map(Node::Vector)
+            }
+            _ => Err(QueryError::execution(format!("function {:?} is not supported yet", function.name()))),
+        }
+    }
+
+    /// One row without labels that has a value at every step.
+    fn single_row(&self, values: &[f64], grid: Grid) -> Built {
+        let mut batch = Batch::new(self.cx, &grid, 0, 1)?;
+        let mut row = batch.row_mut(0);
+        for (step, &value) in values.iter().enumerate() {
+            row.set(step, value);
+        }
+        row.finish();
+        let mut rows = Rows::default();
+        rows.push(batch);
+        let series = vec![OutSeries { labels: NO_LABELS, drop_name: false }];
+        Ok(Box::new(Kept { grid, series, rows, at: 0, notes: Annotations::default() }))
+    }
+
+    fn calendar(&mut self, f: fn(i64) -> f64, args: &[Plan], place: &Place) -> Built {
+        let grid = place.grid;
+        let Some(argument) = args.first() else {
+            let values: Vec<f64> = grid.times().map(|t| f(t / 1000)).collect();
+            return self.single_row(&values, grid);
+        };
+        let operator = self.vector(argument, place)?;
+        let map = FloatMap(move |value| f(math::go_i64(value)));
+        self.map_and_drop_name(operator, Arc::new(map), grid)
+    }
+
+    fn bounded(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
+        let grid = place.grid;
+        let operator = self.vector(&args[0], place)?;
+        let mut scalars = Vec::new();
+        for argument in &args[1..] {
+            scalars.push(self.scalar(argument, place)?);
+        }
+        let map: Arc<dyn ColumnMap> = if function == Function::Round {
+            let nearest = scalars.pop().unwrap_or_else(|| vec![1.0; grid.n_steps]);
+            Arc::new(StepMap(move |step: usize, value| Some(math::round(value, nearest[step]))))
+        } else {
+            let all = |value: f64| vec![value; grid.n_steps];
+            let last = scalars.pop().unwrap_or_default();
+            let (low, high) = match function {
+                Function::ClampMax => (all(f64::NEG_INFINITY), last),
+                Function::ClampMin => (last, all(f64::INFINITY)),
+                _ => (scalars.pop().unwrap_or_default(), last),
+            };
+            Arc::new(StepMap(move |step: usize, value| {
+                let (low, high) = (low[step], high[step]);
+                (!(high < low)).then(|| math::clamp(value, low, high))
+            }))
+        };
+        self.map_and_drop_name(operator, map, grid)
+    }
+
+    fn timestamp(&mut self, function: Function, argument: &Plan, place: &Place) -> Built {
+        let (cx, grid) = (self.cx, place.grid);
+        let wanted = match function {
+            Function::Timestamp => Wanted::Timestamp,
+            _ => Wanted::StartTimestamp,
+        };
+        let unknown = wanted == Wanted::StartTimestamp && !cx.features.start_timestamps;
+        if let PlanKind::Select(selector) = &argument.kind
+            && !unknown
+        {
+            let mut operator = self.select_instant(selector, place, wanted)?;
+            for series in operator.series_mut() {
+                cx.remove_name(series);
+            }
+            return self.met_at_step(operator, grid);
+        }
+        let operator = self.vector(argument, place)?;
+        let map: Arc<dyn ColumnMap> = match wanted {
+            Wanted::StartTimestamp => Arc::new(StepMap(|_, _| None)),
+            Wanted::Value | Wanted::Timestamp => {
+                Arc::new(SampleMap(move |step| grid.time(step) as f64 / 1000.0))
+            }
+        };
+        self.map_and_drop_name(operator, map, grid)
+    }
+
+    fn sort(&mut self, span: Span, function: Function, args: &[Plan], place: &Place) -> Built {
+        let grid = place.grid;
+        let order = match function {
+            Function::Sort | Function::SortDesc => {
+                Order::Value { descending: function == Function::SortDesc }
+            }
+            _ => Order::Labels {
+                names: args[1..].iter().map(|arg| String::from_utf8_lossy(text(arg)).into_owned()).collect(),
+                descending: function == Function::SortByLabelDesc,
+            },
+        };
+        let operator = self.vector(&args[0], place)?;
+        if grid.n_steps > 1 {
+            self.notes.add(Annotation::SortInRangeQuery, span);
+        }
+        sort(self.cx, operator, grid, &order)
+    }
+
+    fn relabel(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
+        let cx = self.cx;
+        let texts: Vec<&[u8]> = args[1..].iter().map(text).collect();
+        let symbols = &cx.store.symbols;
+        let mut cache: HashMap<Vec<Symbol>, Option<Symbol>> = HashMap::new();
+        let (destination, sources, value): (_, Vec<Symbol>, Box<dyn Fn(&[Symbol]) -> Option<Symbol>>) =
+            if function == Function::LabelReplace {
+                let [destination, replacement, source, regex] = texts[..] else {
+                    return Err(QueryError::execution("label_replace() takes four strings"));
+                };
+                let replace = LabelReplace::new(destination, replacement, source, regex)
+                    .map_err(QueryError::execution)?;
+                let sources = vec![symbols.intern(replace.source())];
+                let destination = replace.destination().to_owned();
+                let value = move |values: &[Symbol]| {
+                    Some(symbols.intern(&replace.value(&symbols.resolve(values[0]))?))
+                };
+                (destination, sources, Box::new(value))
+            } else {
+                let [destination, separator, sources @ ..] = &texts[..] else {
+                    return Err(QueryError::execution("label_join() takes two strings at least"));
+                };
+                let join = LabelJoin::new(destination, separator, sources).map_err(QueryError::execution)?;
+                let sources = cx.intern_names(join.sources());
+                let destination = join.destination().to_owned();
+                let value = move |values: &[Symbol]| {
+                    let texts: Vec<_> = values.iter().map(|&value| symbols.resolve(value)).collect();
+                    let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+                    Some(symbols.intern(&join.value(&texts)))
+                };
+                (destination, sources, Box::new(value))
+            };
+        let is_name = destination == METRIC_NAME;
+        let destination = symbols.intern(&destination);
+        let mut operator = self.vector(&args[0], place)?;
+        for (at, series) in operator.series_mut().iter_mut().enumerate() {
+            if at % 1000 == 999 {
+                cx.charge_labels()?;
+            }
+            let labels = cx.label_sets.get(series.labels);
+            let values: Vec<Symbol> =
+                sources.iter().map(|&source| super::labels::value_of(&labels, source)).collect();
+            let new = *cache.entry(values).or_insert_with_key(|values| value(values));
+            let Some(new) = new else { continue };
+            series.labels = cx.label_sets.with(symbols, series.labels, destination, new);
+            if is_name {
+                series.drop_name = false;
+            }
+        }
+        merged(cx, operator, place.grid, Collision::AtStep)
+    }
+
+    fn histograms(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
+        let (cx, grid) = (self.cx, place.grid);
+        let (question, vector) = match function {
+            Function::HistogramFraction => {
+                let (lower, upper) = (self.scalar(&args[0], place)?, self.scalar(&args[1], place)?);
+                (Question::Fraction { lower, upper }, &args[2])
+            }
+            Function::HistogramQuantile => {
+                let quantiles = self.scalar(&args[0], place)?;
+                self.note_quantiles(&quantiles, args[0].span);
+                (Question::Quantile(quantiles), &args[1])
+            }
+            _ => {
+                let mut quantiles = Vec::new();
+                for argument in &args[2..] {
+                    let values = self.scalar(argument, place)?;
+                    self.note_quantiles(&values, argument.span);
+                    quantiles.extend(labelled_quantiles(cx, &values));
+                }
+                let label = cx.store.symbols.intern(&String::from_utf8_lossy(text(&args[1])));
+                (Question::Quantiles { label, quantiles }, &args[0])
+            }
+        };
+        let operator = self.vector(vector, place)?;
+        let operator = Histograms::new(cx, operator, grid, question, vector.span)?;
+        self.met_at_step(Box::new(operator), grid)
+    }
+
+    fn note_quantiles(&mut self, quantiles: &[f64], span: Span) {
+        let mut noted: Option<f64> = None;
+        for &q in quantiles {
+            let repeated = noted.is_some_and(|noted| noted.to_bits() == q.to_bits());
+            if (q.is_nan() || !(0.0..=1.0).contains(&q)) && !repeated {
+                self.notes.add(Annotation::InvalidQuantile(q), span);
+                noted = Some(q);
+            }
+        }
+    }
+
+    fn window_call(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
+        let (cx, grid) = (self.cx, place.grid);
+        let unsupported =
+            || QueryError::execution(format!("function {:?} is not supported yet", function.name()));
+        let at = args.iter().position(|arg| arg.value_type == ValueType::Matrix).ok_or_else(unsupported)?;
+        let ranged = match &args[at].kind {
+            PlanKind::Range { selector, range_ms } => Ranged::Selector { selector, range_ms: *range_ms },
+            PlanKind::Subquery { inner, range_ms, step_ms, time } => {
+                Ranged::Subquery { inner, range_ms: *range_ms, step_ms: *step_ms, time: *time }
+            }
+            _ => return Err(unsupported()),
+        };
+        let mut scalars = Vec::new();
+        for (i, argument) in args.iter().enumerate() {
+            if i != at {
+                scalars.push(self.scalar(argument, place)?);
+            }
+        }
+        let mut spans: Vec<Span> = args.iter().map(|arg| arg.span).collect();
+        if matches!(ranged, Ranged::Subquery { .. }) {
+            // Prometheus evaluates a subquery before it looks at the call, and loses its place.
+            spans[at] = Span::default();
+        }
+        let span = spans[at];
+        let window_function = window_function(function, scalars, &spans).ok_or_else(unsupported)?;
+        let call = WindowCall {
+            grid,
+            time: DataTime::Fixed(0),
+            range_ms: 0,
+            extension: Extension::None,
+            lookback_ms: cx.lookback_ms,
+            function: window_function,
+            span,
+            scope: place.scope.clone(),
+            counts_reads: true,
+        };
+        let operator: Box<dyn Operator> = match ranged {
+            Ranged::Selector { selector, range_ms } => {
+                check_extension(function, selector.extension)?;
+                let call =
+                    WindowCall { time: selector.time, range_ms, extension: selector.extension, ..call };
+                self.range_windows(function, selector, call)?
+            }
+            Ranged::Subquery { inner, range_ms, step_ms, time } => {
+                let call = WindowCall { time, range_ms, counts_reads: false, ..call };
+                self.subquery_windows(function, inner, step_ms, call, place)?
+            }
+        };
+        if function == Function::AbsentOverTime {
+            return absent(cx, operator, grid, absent_labels(cx, &args[at]));
+        }
+        if cx.features.delayed_name_removal {
+            return Ok(operator);
+        }
+        merged(cx, operator, grid, Collision::Ever)
+    }
+
+    fn range_windows(&mut self, function: Function, selector: &Selector, call: WindowCall) -> Built {
+        let (cx, grid) = (self.cx, call.grid);
+        let (before, after) = match call.extension {
+            Extension::None => (0, 0),
+            Extension::Anchored => (call.lookback_ms, 0),
+            Extension::Smoothed => (call.lookback_ms, call.lookback_ms),
+        };
+        let counts_only = matches!(
+            function,
+            Function::CountOverTime
+                | Function::PresentOverTime
+                | Function::AbsentOverTime
+                | Function::TsOfFirstOverTime
+                | Function::TsOfLastOverTime
+        );
+        let start_timestamps = cx.features.start_timestamps
+            && matches!(function, Function::Rate | Function::Irate | Function::Increase | Function::Resets);
+        let select = Select {
+            matchers: &selector.matchers,
+            mint: (call.time.at(grid.start) - call.range_ms - before).saturating_add(1),
+            maxt: call.time.at(grid.end()).saturating_add(after),
+            lookups: None,
+            values: !counts_only,
+            histograms: if selector.histogram_stats { HistogramNeed::Stats } else { HistogramNeed::Full },
+            start_timestamps,
+            labels: Projection::All,
+        };
+        let selected = self.select(&select)?;
+        let mut series = self.series_of(&*selected)?;
+        drop_names(cx, function, &mut series);
+        let source = Windows { call, plans: PlanCache::default(), start_timestamps };
+        Ok(Box::new(Leaf::new(cx, selected, source, grid, series)))
+    }
+
+    fn subquery_windows(
+        &mut self,
+        function: Function,
+        inner: &Plan,
+        step_ms: i64,
+        call: WindowCall,
+        place: &Place,
+    ) -> Built {
+        let inner_grid = subquery_grid(&place.grid, call.time, call.range_ms, step_ms);
+        let operator = self.subquery(inner, inner_grid, &place.scope.times(0))?;
+        let mut series = operator.series().to_vec();
+        drop_names(self.cx, function, &mut series);
+        Ok(Box::new(SubqueryWindows::new(operator, inner_grid, call, series)))
+    }
+
+    /// The operators below a subquery.
+    pub(crate) fn subquery(&mut self, inner: &Plan, grid: Grid, scope: &Scope) -> Built {
+        if grid.n_steps == 0 {
+            let (series, rows) = (Vec::new(), Rows::default());
+            return Ok(Box::new(Kept { grid, series, rows, at: 0, notes: Annotations::default() }));
+        }
+        self.vector(inner, &Place { grid, scope: scope.clone() })
+    }
+
+    /// The series of a range selector, for a query that asks for nothing else.
+    pub(crate) fn select_range(
+        &mut self,
+        selector: &Selector,
+        mint: i64,
+        maxt: i64,
+    ) -> Result<(Arc<dyn SelectedSeries>, Vec<OutSeries>), QueryError> {
+        let select = Select {
+            matchers: &selector.matchers,
+            mint,
+            maxt,
+            lookups: None,
+            values: true,
+            histograms: HistogramNeed::Full,
+            start_timestamps: false,
+            labels: Projection::All,
+        };
+        let selected = self.select(&select)?;
+        let series = self.series_of(&*selected)?;
+        Ok((selected, series))
+    }
+}
+
+/// The steps at which a subquery is evaluated: multiples of its step, from after the first window's start to the
+/// last window's end.
+///
+/// Source: Prometheus v3.14, `promql/engine.go`, `subqueryTimeRange`.
+pub(crate) fn subquery_grid(outer: &Grid, time: DataTime, range_ms: i64, step_ms: i64) -> Grid {
+    let before = time.at(outer.start) - range_ms;
+    let mut start = step_ms * (before / step_ms);
+    if start <= before {
+        start += step_ms;
+    }
+    Grid::new(start, time.at(outer.end()), step_ms)
+}
+
+/// The text of a string argument.
+fn text(plan: &Plan) -> &[u8] {
+    match &plan.kind {
+        PlanKind::Text(text) => text,
+        _ => &[],
+    }
+}
+
+/// Window functions make another metric of a series, except those that act like an offset.
+fn drop_names(cx: &Cx<'_>, function: Function, series: &mut [OutSeries]) {
+    for series in series {
+        if !matches!(function, Function::FirstOverTime | Function::LastOverTime) || series.drop_name {
+            cx.remove_name(series);
+        }
+    }
+}
+
+/// Not every function can do with samples from outside of its range.
+fn check_extension(function: Function, extension: Extension) -> Result<(), QueryError> {
+    let (modifier, allowed, names) = match extension {
+        Extension::None => return Ok(()),
+        Extension::Anchored => (
+            "anchored",
+            &[Function::Changes, Function::Delta, Function::Increase, Function::Rate, Function::Resets][..],
+            "changes, delta, increase, rate, resets",
+        ),
+        Extension::Smoothed => {
+            ("smoothed", &[Function::Delta, Function::Increase, Function::Rate][..], "delta, increase, rate")
+        }
+    };
+    if allowed.contains(&function) {
+        return Ok(());
+    }
+    let name = function.name();
+    Err(QueryError::execution(format!(
+        "{modifier} modifier can only be used with: {names} - not with {name}"
+    )))
+}

@@ -1,0 +1,242 @@
+//! Leaves: the series of a selector, read and decoded by workers, a chain of row-wise steps behind them.
+
+use super::batch::{Batch, Grid};
+use super::labels::SymbolPairs;
+use super::{ColumnMap, Cx, Operator, OutSeries};
+use crate::annotations::Annotations;
+use crate::error::QueryError;
+use crate::limits::SAMPLES_PER_CHECK;
+use chronolith_model::queryable::{SampleBatch, SelectedSeries, TimestampColumn};
+use parking_lot::Mutex;
+use rayon::prelude::*;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Series that a worker reads at a time, unless batches are larger: two full tiles.
+const SERIES_PER_READ: usize = 256;
+
+/// Makes rows out of decoded samples.
+pub(crate) trait RowSource: Send + Sync {
+    /// State of one worker.
+    type Scratch: Default + Send;
+
+    /// Fills row `row` of `batch` from series `at` of `samples`, with its own labels.
+    #[expect(clippy::too_many_arguments, reason = "one call a row: what it reads, and where it goes")]
+    fn fill(
+        &self,
+        cx: &Cx<'_>,
+        scratch: &mut Self::Scratch,
+        samples: &SampleBatch,
+        at: usize,
+        labels: &SymbolPairs,
+        batch: &mut Batch,
+        row: usize,
+        notes: &mut Annotations,
+    ) -> Result<(), QueryError>;
+}
+
+/// The series of a selector and the pipeline behind them.
+pub(crate) struct Leaf<S> {
+    selected: Arc<dyn SelectedSeries>,
+    source: S,
+    maps: Vec<Arc<dyn ColumnMap>>,
+    grid: Grid,
+    series: Vec<OutSeries>,
+    /// Ranges of series that are read at a time, and how many of them are done.
+    reads: Vec<Range<u32>>,
+    next_read: usize,
+    ready: VecDeque<Batch>,
+    notes: Annotations,
+}
+
+impl<S: RowSource> Leaf<S> {
+    /// `series` are those of `selected`, with labels as they come out of `source`.
+    pub(crate) fn new(
+        cx: &Cx<'_>,
+        selected: Arc<dyn SelectedSeries>,
+        source: S,
+        grid: Grid,
+        series: Vec<OutSeries>,
+    ) -> Self {
+        let reads = plan_reads(selected.partitions(), cx.rows_per_batch(&grid));
+        Self {
+            selected,
+            source,
+            maps: Vec::new(),
+            grid,
+            series,
+            reads,
+            next_read: 0,
+            ready: VecDeque::new(),
+            notes: Annotations::default(),
+        }
+    }
+
+    /// Reads one range of series and runs the pipeline over it.
+    fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Result<(Vec<Batch>, Annotations), QueryError> {
+        let mut notes = Annotations::default();
+        let mut scratch = S::Scratch::default();
+        let mut samples = SampleBatch::default();
+        cx.check()?;
+        self.selected.read(range.clone(), &mut samples, &cx.store)?;
+        assert_eq!(samples.series.len(), range.len(), "a read gives an entry for each series");
+        let mut batches = Vec::new();
+        let mut unchecked = 0;
+        let n_rows = cx.rows_per_batch(&self.grid);
+        for first in (0..range.len()).step_by(n_rows) {
+            let rows = n_rows.min(range.len() - first);
+            let mut batch = Batch::new(cx, &self.grid, range.start as usize + first, rows)?;
+            for row in 0..rows {
+                let at = first + row;
+                unchecked += samples.series[at].timestamps.times.len().max(self.grid.n_steps);
+                if unchecked > SAMPLES_PER_CHECK {
+                    cx.check()?;
+                    unchecked = 0;
+                }
+                let labels = self.selected.labels(range.start + at as u32);
+                self.source.fill(cx, &mut scratch, &samples, at, labels, &mut batch, row, &mut notes)?;
+            }
+            batch.charge_samples()?;
+            for map in &self.maps {
+                map.apply(cx, &mut batch, &mut notes)?;
+            }
+            batches.push(batch);
+        }
+        Ok((batches, notes))
+    }
+}
+
+impl<S: RowSource> Operator for Leaf<S>
+where
+    Self: Send,
+{
+    fn series(&self) -> &[OutSeries] {
+        &self.series
+    }
+
+    fn series_mut(&mut self) -> &mut [OutSeries] {
+        &mut self.series
+    }
+
+    fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                *out = batch;
+                return Ok(true);
+            }
+            let rest = &self.reads[self.next_read..];
+            let Some(first) = rest.first() else {
+                return Ok(false);
+            };
+            let threads = cx.pool.current_num_threads();
+            // Small queries stay on the caller. Others keep two reads a worker under way; the results are
+            // taken in series order, so an error in a lower range wins.
+            let results = if threads == 1 || rest.len() == 1 {
+                vec![self.run(cx, first.clone())]
+            } else {
+                let round = &rest[..rest.len().min(2 * threads)];
+                cx.pool.install(|| round.par_iter().map(|range| self.run(cx, range.clone())).collect())
+            };
+            self.next_read += results.len();
+            for result in results {
+                let (batches, notes) = result?;
+                self.notes.merge(notes);
+                self.ready.extend(batches);
+            }
+        }
+    }
+
+    fn push_map(&mut self, map: &Arc<dyn ColumnMap>) -> bool {
+        self.maps.push(Arc::clone(map));
+        true
+    }
+
+    fn finish(self: Box<Self>) -> Annotations {
+        self.notes
+    }
+}
+
+/// Ranges that are read at a time: small partitions together until a batch is full, large ones in pieces.
+fn plan_reads(partitions: &[Range<u32>], n_rows: usize) -> Vec<Range<u32>> {
+    let piece = n_rows.max(SERIES_PER_READ) as u32;
+    let mut reads: Vec<Range<u32>> = Vec::new();
+    for partition in partitions {
+        let mut start = partition.start;
+        while start < partition.end {
+            let end = partition.end.min(start.saturating_add(piece));
+            match reads.last_mut() {
+                Some(last) if last.end == start && end - last.start <= n_rows as u32 => last.end = end,
+                _ => reads.push(start..end),
+            }
+            start = end;
+        }
+    }
+    reads
+}
+
+/// Plans by timestamp column: series that share a column share its plan.
+pub(crate) struct PlanCache<P> {
+    entries: Mutex<VecDeque<(Arc<TimestampColumn>, Arc<P>)>>,
+}
+
+impl<P> Default for PlanCache<P> {
+    fn default() -> Self {
+        Self { entries: Mutex::new(VecDeque::new()) }
+    }
+}
+
+/// The plan a worker used last.
+pub(crate) type LastPlan<P> = Option<(Arc<TimestampColumn>, Arc<P>)>;
+
+impl<P> PlanCache<P> {
+    /// Columns that are remembered over all workers: the scrapes of a few dozen targets. A column that has
+    /// left is planned anew.
+    const CAPACITY: usize = 64;
+
+    /// The plan of a column; `build` makes it where it is not known.
+    pub(crate) fn get(
+        &self,
+        last: &mut LastPlan<P>,
+        column: &Arc<TimestampColumn>,
+        build: impl FnOnce(&[i64]) -> P,
+    ) -> Arc<P> {
+        if let Some((known, plan)) = last
+            && Arc::ptr_eq(known, column)
+        {
+            return Arc::clone(plan);
+        }
+        let found = {
+            let entries = self.entries.lock();
+            entries.iter().find(|(known, _)| Arc::ptr_eq(known, column)).map(|(_, plan)| Arc::clone(plan))
+        };
+        let plan = found.unwrap_or_else(|| {
+            let plan = Arc::new(build(&column.times));
+            let mut entries = self.entries.lock();
+            if entries.len() == Self::CAPACITY {
+                entries.pop_front();
+            }
+            entries.push_back((Arc::clone(column), Arc::clone(&plan)));
+            plan
+        });
+        *last = Some((Arc::clone(column), Arc::clone(&plan)));
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_cover_all_series_in_order() {
+        let check = |partitions: &[Range<u32>], n_rows: usize, expected: &[Range<u32>]| {
+            assert_eq!(plan_reads(partitions, n_rows), expected);
+        };
+        check(&[], 10, &[]);
+        check(&[0..100, 100..128, 128..200], 150, &[0..128, 128..200]);
+        check(&[0..128, 128..256], 1, &[0..128, 128..256]);
+        check(&[0..600], 1, &[0..256, 256..512, 512..600]);
+        check(&[0..10_000], 4096, &[0..4096, 4096..8192, 8192..10_000]);
+    }
+}

@@ -1,0 +1,248 @@
+//! Instant selectors: the last sample at or before each step.
+
+use super::Cx;
+use super::batch::{Batch, Grid, HistogramColumn};
+use super::labels::SymbolPairs;
+use super::leaf::{LastPlan, PlanCache, RowSource};
+use crate::annotations::Annotations;
+use crate::error::QueryError;
+use crate::plan::DataTime;
+use crate::stats::{Scope, histogram_samples};
+use chronolith_model::queryable::{Floats, SampleBatch, SeriesSamples};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Which sample each step sees, for one timestamp column.
+pub(crate) struct LookupPlan {
+    /// Position in the column by step; [`NOTHING`] where no sample is recent enough.
+    positions: Vec<u32>,
+    /// Whether every step sees a sample.
+    complete: bool,
+}
+
+const NOTHING: u32 = u32::MAX;
+
+impl LookupPlan {
+    /// A sample at `t` is seen from `[t, t + lookback_ms)`.
+    fn new(times: &[i64], grid: &Grid, time: DataTime, lookback_ms: i64) -> Self {
+        let mut positions = Vec::with_capacity(grid.n_steps);
+        // One past the last sample at or before the step.
+        let mut end = times.partition_point(|&t| t < time.at(grid.start));
+        for step in 0..grid.n_steps {
+            let at = time.at(grid.time(step));
+            while end < times.len() && times[end] <= at {
+                end += 1;
+            }
+            let seen = end > 0 && times[end - 1] > at - lookback_ms;
+            positions.push(if seen { (end - 1) as u32 } else { NOTHING });
+        }
+        let complete = !positions.contains(&NOTHING);
+        Self { positions, complete }
+    }
+}
+
+/// What becomes of the sample that is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Its value.
+    Value,
+    /// Its time, in seconds: `timestamp(selector)`.
+    Timestamp,
+    /// Its start timestamp, in seconds: `start_timestamp(selector)`.
+    StartTimestamp,
+}
+
+/// Rows of an instant selector.
+pub(crate) struct Lookup {
+    pub(crate) grid: Grid,
+    pub(crate) time: DataTime,
+    pub(crate) lookback_ms: i64,
+    pub(crate) wanted: Wanted,
+    pub(crate) scope: Scope,
+    pub(crate) plans: PlanCache<LookupPlan>,
+}
+
+impl RowSource for Lookup {
+    type Scratch = LastPlan<LookupPlan>;
+
+    fn fill(
+        &self,
+        _cx: &Cx<'_>,
+        scratch: &mut Self::Scratch,
+        samples: &SampleBatch,
+        at: usize,
+        _labels: &SymbolPairs,
+        batch: &mut Batch,
+        row: usize,
+        _notes: &mut Annotations,
+    ) -> Result<(), QueryError> {
+        let series = &samples.series[at];
+        let plan = self.plans.get(scratch, &series.timestamps, |times| {
+            LookupPlan::new(times, &self.grid, self.time, self.lookback_ms)
+        });
+        let (n_samples, histograms) = match self.wanted {
+            Wanted::Value => self.fill_values(&plan, samples, series, batch, row),
+            Wanted::Timestamp | Wanted::StartTimestamp => {
+                (self.fill_times(&plan, series, batch, row), HistogramColumn::default())
+            }
+        };
+        batch.set_histograms(row, histograms);
+        self.scope.add(n_samples, n_samples);
+        Ok(())
+    }
+}
+
+impl Lookup {
+    fn fill_values(
+        &self,
+        plan: &LookupPlan,
+        samples: &SampleBatch,
+        series: &SeriesSamples,
+        batch: &mut Batch,
+        row: usize,
+    ) -> (u64, HistogramColumn) {
+        let mut out = batch.row_mut(row);
+        let mut histograms = HistogramColumn::default();
+        let plain = series.stale.is_empty() && series.histograms.is_none();
+        if plain {
+            match &series.floats {
+                Floats::None => return (0, histograms),
+                Floats::Constant(value) if plan.complete => {
+                    out.fill(*value);
+                    return (self.grid.n_steps as u64, histograms);
+                }
+                Floats::Constant(value) => {
+                    let seen = |&(_, &position): &(usize, &u32)| position != NOTHING;
+                    for (step, _) in plan.positions.iter().enumerate().filter(seen) {
+                        out.set(step, *value);
+                    }
+                }
+                Floats::Values(range) => {
+                    let values = floats_of(samples, range);
+                    for (step, &position) in plan.positions.iter().enumerate() {
+                        if position != NOTHING {
+                            out.set(step, values[position as usize]);
+                        }
+                    }
+                }
+            }
+            out.finish();
+            return (super::batch::count_bits(out.present) as u64, histograms);
+        }
+
+        let kinds = Kinds::new(series);
+        let mut n_samples = 0;
+        for (step, &position) in plan.positions.iter().enumerate() {
+            if position == NOTHING || series.stale.binary_search(&position).is_ok() {
+                continue;
+            }
+            match kinds.find(position as usize) {
+                Place::Float(index) => {
+                    let value = match &series.floats {
+                        Floats::None => continue,
+                        Floats::Constant(value) => *value,
+                        Floats::Values(range) => floats_of(samples, range)[index],
+                    };
+                    out.set(step, value);
+                    n_samples += 1;
+                }
+                Place::Histogram(index) => {
+                    let h = &samples.histograms[index];
+                    n_samples += histogram_samples(h);
+                    histograms.push(step, Arc::clone(h));
+                }
+            }
+        }
+        out.finish();
+        (n_samples, histograms)
+    }
+
+    fn fill_times(&self, plan: &LookupPlan, series: &SeriesSamples, batch: &mut Batch, row: usize) -> u64 {
+        let mut out = batch.row_mut(row);
+        for (step, &position) in plan.positions.iter().enumerate() {
+            if position == NOTHING || series.stale.binary_search(&position).is_ok() {
+                continue;
+            }
+            let time = match self.wanted {
+                Wanted::StartTimestamp => {
+                    series.start_timestamps.as_ref().map_or(0, |starts| starts[position as usize])
+                }
+                Wanted::Value | Wanted::Timestamp => series.timestamps.times[position as usize],
+            };
+            out.set(step, time as f64 / 1000.0);
+        }
+        out.finish();
+        super::batch::count_bits(out.present) as u64
+    }
+}
+
+/// The floats of one series.
+pub(crate) fn floats_of<'s>(samples: &'s SampleBatch, range: &Range<u32>) -> &'s [f64] {
+    &samples.values[range.start as usize..range.end as usize]
+}
+
+/// Where the sample at a position of the timestamp column is kept.
+pub(crate) enum Place {
+    /// Index among the floats of the series.
+    Float(usize),
+    /// Index in [`SampleBatch::histograms`].
+    Histogram(usize),
+}
+
+/// Tells floats from histograms in a series that may have both.
+pub(crate) struct Kinds<'s> {
+    histograms: Option<(usize, &'s chronolith_model::queryable::BitSet)>,
+    /// Histograms before each word of the set.
+    before: Vec<usize>,
+}
+
+impl<'s> Kinds<'s> {
+    pub(crate) fn new(series: &'s SeriesSamples) -> Self {
+        let Some((range, set)) = &series.histograms else {
+            return Self { histograms: None, before: Vec::new() };
+        };
+        let mut n = 0;
+        let before = set
+            .words()
+            .iter()
+            .map(|word| {
+                let before = n;
+                n += word.count_ones() as usize;
+                before
+            })
+            .collect();
+        Self { histograms: Some((range.start as usize, set)), before }
+    }
+
+    pub(crate) fn find(&self, position: usize) -> Place {
+        let Some((first, set)) = self.histograms else {
+            return Place::Float(position);
+        };
+        let Some(&word) = set.words().get(position / 64) else {
+            return Place::Float(position - set.count());
+        };
+        let below = word & ((1 << (position % 64)) - 1);
+        let rank = self.before[position / 64] + below.count_ones() as usize;
+        if word >> (position % 64) & 1 == 1 {
+            Place::Histogram(first + rank)
+        } else {
+            Place::Float(position - rank)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_sees_the_last_sample_that_is_younger_than_the_lookback() {
+        let grid = Grid::new(0, 40, 10);
+        let plan = LookupPlan::new(&[5, 20, 21], &grid, DataTime::Step { offset_ms: 0 }, 15);
+        assert_eq!(plan.positions, [NOTHING, 0, 1, 2, NOTHING]);
+        assert!(!plan.complete);
+        let fixed = LookupPlan::new(&[5, 20, 21], &grid, DataTime::Fixed(20), 15);
+        assert_eq!(fixed.positions, [1, 1, 1, 1, 1]);
+        assert!(fixed.complete);
+    }
+}

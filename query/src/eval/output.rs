@@ -1,0 +1,147 @@
+//! From rows to the value of a query.
+
+use super::batch::{Batch, Grid};
+use super::build::Builder;
+use super::labels::labels_of;
+use super::window::OwnedPoints;
+use super::{Cx, Operator, OutSeries};
+use crate::error::QueryError;
+use crate::plan::Selector;
+use crate::stats::{Scope, histogram_samples};
+use crate::value::{InstantSample, RangeSeries, SampleValue};
+use chronolith_model::queryable::SampleBatch;
+use chronolith_model::{FloatHistogram, Labels};
+use std::sync::Arc;
+
+/// Names that were to be dropped at the end.
+pub(crate) fn drop_delayed_names(cx: &Cx<'_>, operator: &mut dyn Operator) {
+    for series in operator.series_mut() {
+        if series.drop_name {
+            series.labels = cx.without_metadata(series.labels);
+        }
+    }
+}
+
+fn resolve(cx: &Cx<'_>, series: &OutSeries) -> Labels {
+    let pairs = cx.label_sets.get(series.labels);
+    cx.store.symbols.with_strings(|strings| labels_of(strings, &pairs))
+}
+
+/// The samples of the only step, in the order of evaluation.
+pub(crate) fn vector(
+    cx: &Cx<'_>,
+    operator: &mut dyn Operator,
+    timestamp: i64,
+) -> Result<Vec<InstantSample>, QueryError> {
+    let mut samples = Vec::new();
+    let mut charge = cx.store.budget.take(0, 0)?;
+    let mut batch = Batch::default();
+    while operator.next(cx, &mut batch)? {
+        cx.check()?;
+        batch.release();
+        for at in 0..batch.rows {
+            let Some(value) = batch.row(at).get(0) else { continue };
+            let labels = resolve(cx, &operator.series()[batch.first + at]);
+            charge.add_bytes(size_of::<InstantSample>() + labels_bytes(&labels))?;
+            charge.add_samples(1)?;
+            samples.push(InstantSample { labels, timestamp, value });
+        }
+    }
+    Ok(samples)
+}
+
+/// All samples, by series in the order of labels.
+pub(crate) fn matrix(
+    cx: &Cx<'_>,
+    operator: &mut dyn Operator,
+    grid: &Grid,
+) -> Result<Vec<RangeSeries>, QueryError> {
+    let mut all = Vec::new();
+    let mut charge = cx.store.budget.take(0, 0)?;
+    let mut batch = Batch::default();
+    while operator.next(cx, &mut batch)? {
+        cx.check()?;
+        batch.release();
+        for at in 0..batch.rows {
+            let row = batch.row(at);
+            if row.is_empty() {
+                continue;
+            }
+            let n_floats = super::batch::count_bits(row.present);
+            let labels = resolve(cx, &operator.series()[batch.first + at]);
+            charge.add_bytes(size_of::<RangeSeries>() + labels_bytes(&labels) + n_floats * 16)?;
+            charge.add_samples(n_floats)?;
+            let floats = row.float_steps().map(|step| (grid.time(step), row.values[step])).collect();
+            let mut histograms = Vec::new();
+            for (step, h) in row.histograms.into_iter().flat_map(|column| column.iter()) {
+                charge.add_bytes(16)?;
+                charge.add_samples(histogram_samples(h) as usize)?;
+                histograms.push((grid.time(step), Arc::clone(h)));
+            }
+            all.push(RangeSeries { labels, floats, histograms });
+        }
+    }
+    all.sort_by(|a, b| a.labels.cmp(&b.labels));
+    Ok(all)
+}
+
+fn labels_bytes(labels: &Labels) -> usize {
+    labels.iter().map(|(name, value)| 48 + name.len() + value.len()).sum()
+}
+
+/// The samples of a range selector in `(start, end]`, as they are stored, staleness markers left out.
+pub(crate) fn raw_matrix(
+    builder: &mut Builder<'_, '_>,
+    selector: &Selector,
+    (start, end): (i64, i64),
+    scope: &Scope,
+) -> Result<Vec<RangeSeries>, QueryError> {
+    let cx = builder.cx;
+    let (selected, series) = builder.select_range(selector, start.saturating_add(1), end)?;
+    let mut all = Vec::new();
+    let mut charge = cx.store.budget.take(0, 0)?;
+    let mut samples = SampleBatch::default();
+    for partition in selected.partitions() {
+        cx.check()?;
+        samples.clear();
+        selected.read(partition.clone(), &mut samples, &cx.store)?;
+        for at in 0..samples.series.len() {
+            let points = OwnedPoints::new(&samples, at, &[]);
+            let inside =
+                |times: &[i64]| times.partition_point(|&t| t <= start)..times.partition_point(|&t| t <= end);
+            let floats: Vec<(i64, f64)> =
+                inside(&points.float_times).map(|i| (points.float_times[i], points.floats[i])).collect();
+            let histograms: Vec<(i64, Arc<FloatHistogram>)> = inside(&points.histogram_times)
+                .map(|i| (points.histogram_times[i], Arc::clone(&points.histograms[i])))
+                .collect();
+            if floats.is_empty() && histograms.is_empty() {
+                continue;
+            }
+            let n_samples =
+                floats.len() as u64 + histograms.iter().map(|(_, h)| histogram_samples(h)).sum::<u64>();
+            scope.add(n_samples, n_samples);
+            let labels = resolve(cx, &series[partition.start as usize + at]);
+            charge.add_bytes(size_of::<RangeSeries>() + labels_bytes(&labels) + n_samples as usize * 16)?;
+            charge.add_samples(n_samples as usize)?;
+            all.push(RangeSeries { labels, floats, histograms });
+        }
+    }
+    all.sort_by(|a, b| a.labels.cmp(&b.labels));
+    Ok(all)
+}
+
+/// The value of a scalar over all steps: a series without labels.
+pub(crate) fn scalar_matrix(values: &[f64], grid: &Grid) -> Vec<RangeSeries> {
+    let floats: Vec<(i64, f64)> = grid.times().zip(values.iter().copied()).collect();
+    vec![RangeSeries { labels: Labels::empty(), floats, histograms: Vec::new() }]
+}
+
+impl SampleValue {
+    /// The float, unless it is a histogram.
+    pub fn as_float(&self) -> Option<f64> {
+        match self {
+            Self::Float(value) => Some(*value),
+            Self::Histogram(_) => None,
+        }
+    }
+}

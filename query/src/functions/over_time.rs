@@ -1,0 +1,360 @@
+//! Functions that fold the samples of a window: the `_over_time` family, deriv, predict_linear and double
+//! exponential smoothing.
+//!
+//! Source: Prometheus v3.14, `promql/functions.go`.
+
+mod histogram;
+mod trend;
+
+use super::{ColumnValues, FloatColumn, SeriesNotes, Window, WindowFunction};
+use crate::annotations::Annotation;
+use crate::error::QueryError;
+use crate::eval::batch::RowMut;
+use crate::parser::{Function, Span};
+use crate::value::SampleValue;
+use chronolith_model::histogram::kahan_increment;
+use std::sync::Arc;
+
+/// The function of this family called `function`.
+pub(super) fn find(
+    function: Function,
+    mut scalars: Vec<Vec<f64>>,
+    spans: &[Span],
+) -> Option<Box<dyn WindowFunction>> {
+    let fold = |fold: fn(&[i64], &[f64]) -> f64| -> Option<Box<dyn WindowFunction>> {
+        Some(Box::new(FloatFold(fold)))
+    };
+    match function {
+        Function::MaxOverTime => fold(|times, values| extreme(times, values, |v, best| v > best).1),
+        Function::MinOverTime => fold(|times, values| extreme(times, values, |v, best| v < best).1),
+        Function::TsOfMaxOverTime => {
+            fold(|times, values| extreme(times, values, |v, best| v >= best).0 as f64 / 1000.0)
+        }
+        Function::TsOfMinOverTime => {
+            fold(|times, values| extreme(times, values, |v, best| v <= best).0 as f64 / 1000.0)
+        }
+        Function::StddevOverTime => fold(|_, values| variance(values).sqrt()),
+        Function::StdvarOverTime => fold(|_, values| variance(values)),
+        Function::MadOverTime => fold(|_, values| median_absolute_deviation(values)),
+        Function::SumOverTime => Some(Box::new(Total { average: false })),
+        Function::AvgOverTime => Some(Box::new(Total { average: true })),
+        Function::CountOverTime => Some(Box::new(Simple::Count)),
+        Function::PresentOverTime | Function::AbsentOverTime => Some(Box::new(Simple::Present)),
+        Function::FirstOverTime => Some(Box::new(Simple::First)),
+        Function::LastOverTime => Some(Box::new(Simple::Last)),
+        Function::TsOfFirstOverTime => Some(Box::new(Simple::TsOfFirst)),
+        Function::TsOfLastOverTime => Some(Box::new(Simple::TsOfLast)),
+        Function::QuantileOverTime => {
+            Some(Box::new(Quantile { quantiles: scalars.pop()?, span: *spans.first()? }))
+        }
+        Function::Deriv => Some(Box::new(trend::Deriv)),
+        Function::PredictLinear => Some(Box::new(trend::PredictLinear { ahead_s: scalars.pop()? })),
+        Function::DoubleExponentialSmoothing => {
+            let trend = scalars.pop()?;
+            Some(Box::new(trend::Smoothing { smoothing: scalars.pop()?, trend }))
+        }
+        _ => None,
+    }
+}
+
+/// Functions that look at one sample, or only at how many there are.
+enum Simple {
+    Count,
+    Present,
+    First,
+    Last,
+    TsOfFirst,
+    TsOfLast,
+}
+
+impl WindowFunction for Simple {
+    fn window(
+        &self,
+        window: &Window<'_>,
+        _notes: &mut SeriesNotes<'_>,
+    ) -> Result<Option<SampleValue>, QueryError> {
+        let (floats, histograms) = (&window.floats, &window.histograms);
+        let float_at = |at: usize| SampleValue::Float(floats.values[at]);
+        let histogram_at = |at: usize| SampleValue::Histogram(Arc::clone(&histograms.values[at]));
+        let ends = |times: &[i64]| Some((*times.first()?, *times.last()?));
+        let (f, h) = (ends(floats.times), ends(histograms.times));
+        Ok(Some(match self {
+            Self::Count => SampleValue::Float((floats.times.len() + histograms.times.len()) as f64),
+            Self::Present => SampleValue::Float(1.0),
+            Self::First => match (f, h) {
+                (Some(f), Some(h)) if h.0 <= f.0 => histogram_at(0),
+                (None, _) => histogram_at(0),
+                _ => float_at(0),
+            },
+            Self::Last => match (f, h) {
+                (Some(f), Some(h)) if f.1 <= h.1 => histogram_at(histograms.times.len() - 1),
+                (None, _) => histogram_at(histograms.times.len() - 1),
+                _ => float_at(floats.times.len() - 1),
+            },
+            Self::TsOfFirst => {
+                let first = f.into_iter().chain(h).map(|(first, _)| first).min().unwrap_or(0);
+                SampleValue::Float(first as f64 / 1000.0)
+            }
+            Self::TsOfLast => {
+                let last = f.into_iter().chain(h).map(|(_, last)| last).max().unwrap_or(0);
+                SampleValue::Float(last as f64 / 1000.0)
+            }
+        }))
+    }
+
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        _notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        let value_at = |at: usize| match column.values {
+            ColumnValues::Constant(value) => value,
+            ColumnValues::Each(values) => values[at],
+        };
+        for (step, low, high) in column.windows(1) {
+            row.set(
+                step,
+                match self {
+                    Self::Count => (high - low) as f64,
+                    Self::Present => 1.0,
+                    Self::First => value_at(low),
+                    Self::Last => value_at(high - 1),
+                    Self::TsOfFirst => column.times[low] as f64 / 1000.0,
+                    Self::TsOfLast => column.times[high - 1] as f64 / 1000.0,
+                },
+            );
+        }
+        Ok(true)
+    }
+}
+
+/// A fold of the floats of a window; histograms are ignored, with a note where there are floats too.
+struct FloatFold<F>(F);
+
+impl<F: Fn(&[i64], &[f64]) -> f64 + Send + Sync> WindowFunction for FloatFold<F> {
+    fn window(
+        &self,
+        window: &Window<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<Option<SampleValue>, QueryError> {
+        if window.floats.times.is_empty() {
+            return Ok(None);
+        }
+        if !window.histograms.times.is_empty() {
+            notes.named(Annotation::HistogramIgnoredInMixedRange);
+        }
+        Ok(Some(SampleValue::Float(self.0(window.floats.times, window.floats.values))))
+    }
+
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        _notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        let ColumnValues::Each(values) = column.values else {
+            return Ok(false);
+        };
+        for (step, low, high) in column.windows(1) {
+            row.set(step, self.0(&column.times[low..high], &values[low..high]));
+        }
+        Ok(true)
+    }
+}
+
+/// Time and value of the sample that none other is better than; NaN is worse than anything.
+fn extreme(times: &[i64], values: &[f64], better: impl Fn(f64, f64) -> bool) -> (i64, f64) {
+    let (mut time, mut best) = (times[0], values[0]);
+    for (&t, &value) in times.iter().zip(values) {
+        if better(value, best) || best.is_nan() {
+            (time, best) = (t, value);
+        }
+    }
+    (time, best)
+}
+
+/// Population variance, with compensated sums.
+///
+/// Source: Prometheus v3.14, `promql/functions.go`, `varianceOverTime`.
+fn variance(values: &[f64]) -> f64 {
+    let (mut mean, mut mean_c) = (0.0, 0.0);
+    let (mut squares, mut squares_c) = (0.0, 0.0);
+    let mut count = 0.0;
+    for &value in values {
+        count += 1.0;
+        let delta = value - (mean + mean_c);
+        (mean, mean_c) = kahan_increment(delta / count, mean, mean_c);
+        (squares, squares_c) = kahan_increment(delta * (value - (mean + mean_c)), squares, squares_c);
+    }
+    (squares + squares_c) / count
+}
+
+fn median_absolute_deviation(values: &[f64]) -> f64 {
+    if values.iter().any(|value| value.is_nan()) {
+        return f64::NAN;
+    }
+    let mut values = values.to_vec();
+    let median = quantile(0.5, &mut values);
+    for value in &mut values {
+        *value = (*value - median).abs();
+    }
+    quantile(0.5, &mut values)
+}
+
+/// The `q`-quantile, between neighbours by weight. Sorts the values, NaN first; there is at least one.
+///
+/// Source: Prometheus v3.14, `promql/quantile.go`, `quantile`.
+pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
+    if values.is_empty() || q.is_nan() {
+        return f64::NAN;
+    }
+    if q < 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if q > 1.0 {
+        return f64::INFINITY;
+    }
+    values.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan())));
+    let n = values.len() as f64;
+    let rank = q * (n - 1.0);
+    let lower = rank.floor().max(0.0);
+    let upper = (lower + 1.0).min(n - 1.0);
+    let weight = rank - rank.floor();
+    values[lower as usize] * (1.0 - weight) + values[upper as usize] * weight
+}
+
+/// `quantile_over_time`
+struct Quantile {
+    quantiles: Vec<f64>,
+    /// Where the quantile stands.
+    span: Span,
+}
+
+impl WindowFunction for Quantile {
+    fn window(
+        &self,
+        window: &Window<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<Option<SampleValue>, QueryError> {
+        if window.floats.times.is_empty() {
+            return Ok(None);
+        }
+        let q = self.quantiles[window.step];
+        if q.is_nan() || !(0.0..=1.0).contains(&q) {
+            notes.annotations.add(Annotation::InvalidQuantile(q), self.span);
+        }
+        if !window.histograms.times.is_empty() {
+            let note = Annotation::HistogramIgnoredInMixedRange(notes.symbols.resolve(notes.name));
+            notes.annotations.add(note, self.span);
+        }
+        Ok(Some(SampleValue::Float(quantile(q, &mut window.floats.values.to_vec()))))
+    }
+}
+
+/// `sum_over_time`, `avg_over_time`
+struct Total {
+    average: bool,
+}
+
+impl WindowFunction for Total {
+    fn window(
+        &self,
+        window: &Window<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<Option<SampleValue>, QueryError> {
+        let (floats, histograms) = (window.floats.values, window.histograms.values);
+        if floats.is_empty() {
+            let result = histogram::total(histograms, self.average, notes);
+            return Ok(result.map(|h| SampleValue::Histogram(Arc::new(h))));
+        }
+        if !histograms.is_empty() {
+            notes.named(Annotation::MixedFloatsHistograms);
+            return Ok(None);
+        }
+        Ok(Some(SampleValue::Float(if self.average { average(floats) } else { sum(floats) })))
+    }
+
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        _notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        let ColumnValues::Each(values) = column.values else {
+            return Ok(false);
+        };
+        for (step, low, high) in column.windows(1) {
+            let values = &values[low..high];
+            row.set(step, if self.average { average(values) } else { sum(values) });
+        }
+        Ok(true)
+    }
+}
+
+fn sum(values: &[f64]) -> f64 {
+    let (sum, c) = values.iter().fold((0.0, 0.0), |(sum, c), &value| kahan_increment(value, sum, c));
+    if sum.is_infinite() { sum } else { sum + c }
+}
+
+/// The mean of at least one value: from the sum, or incremental from where the sum would overflow.
+///
+/// Source: Prometheus v3.14, `promql/functions.go`, `funcAvgOverTime`.
+fn average(values: &[f64]) -> f64 {
+    let (mut sum, mut c) = (values[0], 0.0);
+    let mut mean = None;
+    let mut count = 1.0;
+    for &value in &values[1..] {
+        count += 1.0;
+        let before = match mean {
+            Some(mean) => mean,
+            None => {
+                let (new_sum, new_c) = kahan_increment(value, sum, c);
+                if !new_sum.is_infinite() {
+                    (sum, c) = (new_sum, new_c);
+                    continue;
+                }
+                c /= count - 1.0;
+                sum / (count - 1.0)
+            }
+        };
+        let q = (count - 1.0) / count;
+        let (new_mean, new_c) = kahan_increment(value / count, q * before, q * c);
+        mean = Some(new_mean);
+        c = new_c;
+    }
+    match mean {
+        Some(mean) => mean + c,
+        None => sum / count + c / count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_weigh_neighbours_and_sort_nan_first() {
+        let check = |q: f64, values: &[f64], expected: f64| {
+            let result = quantile(q, &mut values.to_vec());
+            assert!(
+                result == expected || result.is_nan() && expected.is_nan(),
+                "{q} of {values:?}: {result}"
+            );
+        };
+        check(0.5, &[3.0, 1.0, 2.0], 2.0);
+        check(0.25, &[1.0, 2.0], 1.25);
+        check(1.0, &[f64::NAN, 5.0], 5.0);
+        check(0.0, &[5.0, f64::NAN], f64::NAN);
+        check(-0.1, &[1.0], f64::NEG_INFINITY);
+        check(1.1, &[1.0], f64::INFINITY);
+    }
+
+    #[test]
+    fn sums_are_compensated_and_means_survive_overflow() {
+        assert_eq!(sum(&[1.0, 1e100, 1.0, -1e100]), 2.0);
+        assert_eq!(sum(&[f64::MAX, f64::MAX]), f64::INFINITY);
+        assert_eq!(average(&[f64::MAX, f64::MAX]), f64::MAX);
+        assert!(average(&[f64::INFINITY, f64::NEG_INFINITY]).is_nan());
+    }
+}

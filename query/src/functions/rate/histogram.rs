@@ -1,0 +1,121 @@
+//! Rates of native histograms.
+
+use crate::annotations::{Annotation, HistogramOperation};
+use crate::functions::{HistogramPoints, SeriesNotes};
+use chronolith_model::{CounterResetHint, FloatHistogram};
+use std::borrow::Cow;
+
+/// The last histogram of a window less the first, plus what was counted before each reset; a gauge, compacted.
+/// `None`, with a note, if layouts do not fit. There are at least two histograms.
+///
+/// Source: Prometheus v3.14, `promql/functions.go`, `histogramRate`.
+pub(super) fn difference(
+    points: HistogramPoints<'_>,
+    is_counter: bool,
+    notes: &mut SeriesNotes<'_>,
+) -> Option<FloatHistogram> {
+    let HistogramPoints { times, values, starts } = points;
+    let (first, last) = (&*values[0], &*values[values.len() - 1]);
+    let is_gauge = |h: &FloatHistogram| h.counter_reset_hint == CounterResetHint::Gauge;
+    if is_counter && (is_gauge(first) || is_gauge(last)) {
+        notes.named(Annotation::NativeHistogramNotCounter);
+    }
+    let start_reset = |i: usize| {
+        !starts.is_empty() && super::is_start_reset(starts[i - 1], times[i - 1], starts[i], times[i])
+    };
+
+    // A first sample that is before a reset is of no interest, and so is its layout.
+    let mut previous = Cow::Borrowed(first);
+    if is_counter && (start_reset(1) || values[1].detect_reset(first)) {
+        previous = Cow::Owned(FloatHistogram {
+            schema: values[1].schema,
+            custom_values: values[1].custom_values.clone(),
+            ..FloatHistogram::default()
+        });
+    }
+    let custom = previous.uses_custom_buckets();
+    if last.uses_custom_buckets() != custom {
+        notes.named(Annotation::MixedExponentialCustomHistograms);
+        return None;
+    }
+    let mut schema = last.schema.min(previous.schema);
+    if is_counter {
+        for h in &values[1..values.len() - 1] {
+            if is_gauge(h) {
+                notes.named(Annotation::NativeHistogramNotCounter);
+            }
+            schema = schema.min(h.schema);
+            if h.uses_custom_buckets() != custom {
+                notes.named(Annotation::MixedExponentialCustomHistograms);
+                return None;
+            }
+        }
+    }
+
+    let mut result = last.clone();
+    result.reduce_resolution(schema);
+    sub(&mut result, &previous, notes)?;
+    if is_counter {
+        let mut overlap = false;
+        for i in 1..values.len() {
+            if !starts.is_empty() {
+                overlap |= super::starts_overlap(starts[i - 1], times[i - 1], starts[i]);
+            }
+            if (start_reset(i) || values[i].detect_reset(&previous))
+                && !add(&mut result, &previous, HistogramOperation::Add, notes)
+            {
+                return None;
+            }
+            previous = Cow::Borrowed(&*values[i]);
+        }
+        if overlap {
+            notes.named(Annotation::StartTimeOverlap);
+        }
+    } else if !is_gauge(first) || !is_gauge(last) {
+        notes.named(Annotation::NativeHistogramNotGauge);
+    }
+    result.counter_reset_hint = CounterResetHint::Gauge;
+    result.compact();
+    Some(result)
+}
+
+/// Adds with notes; false if the layouts do not fit.
+pub(super) fn add(
+    base: &mut FloatHistogram,
+    other: &FloatHistogram,
+    operation: HistogramOperation,
+    notes: &mut SeriesNotes<'_>,
+) -> bool {
+    match base.add(other) {
+        Err(_) => {
+            notes.named(Annotation::MixedExponentialCustomHistograms);
+            false
+        }
+        Ok(reconciled) => {
+            if reconciled.custom_bounds {
+                notes.add(Annotation::MismatchedCustomBuckets(operation));
+            }
+            true
+        }
+    }
+}
+
+/// Subtracts with notes; `None` if the layouts do not fit.
+pub(super) fn sub(
+    base: &mut FloatHistogram,
+    other: &FloatHistogram,
+    notes: &mut SeriesNotes<'_>,
+) -> Option<()> {
+    match base.sub(other) {
+        Err(_) => {
+            notes.named(Annotation::MixedExponentialCustomHistograms);
+            None
+        }
+        Ok(reconciled) => {
+            if reconciled.custom_bounds {
+                notes.add(Annotation::MismatchedCustomBuckets(HistogramOperation::Sub));
+            }
+            Some(())
+        }
+    }
+}
