@@ -1,0 +1,157 @@
+//! Programs under test: started on free ports, ended by their process id, never anything else.
+
+use crate::http::Client;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running program. Killed when it goes out of scope.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+    /// `127.0.0.1:port` of its HTTP listener.
+    pub authority: String,
+}
+
+/// A port that was free a moment ago.
+///
+/// # Panics
+/// If the machine has none left.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on the loopback interface");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+impl Process {
+    /// Starts a program; its output goes to `log`.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(program: &str, args: &[String], authority: String, log: &Path) -> std::io::Result<Self> {
+        let out = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .map_err(|error| std::io::Error::new(error.kind(), format!("cannot start {program}: {error}")))?;
+        Ok(Self { child, name: program.to_owned(), authority })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until `path` answers 200.
+    ///
+    /// # Errors
+    /// A text that says whether the program ended or the time ran out.
+    pub fn wait_until_ready(&mut self, path: &str, limit: Duration) -> Result<Duration, String> {
+        let start = Instant::now();
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("{} ended while starting: {status}", self.name));
+            }
+            let mut client = Client::new(self.authority.clone(), Duration::from_secs(2));
+            if client.get(path).is_ok_and(|response| response.status == 200) {
+                return Ok(start.elapsed());
+            }
+            if start.elapsed() > limit {
+                return Err(format!("{} was not ready within {limit:?}", self.name));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// `kill -9`, and waits for the end.
+    pub fn kill(&mut self) {
+        // An error means that the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, then waits; `None` if it had to be killed after `limit`.
+    pub fn terminate(&mut self, limit: Duration) -> Option<Duration> {
+        let start = Instant::now();
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        while start.elapsed() < limit {
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return Some(start.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.kill();
+        None
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Usage {
+    /// User and system CPU time.
+    pub cpu_seconds: f64,
+    /// Greatest resident memory so far.
+    pub peak_resident_bytes: u64,
+    /// Handed to write calls.
+    pub written_bytes: u64,
+    /// Sent to the block device.
+    pub device_written_bytes: u64,
+}
+
+/// Reads what a process has used from `/proc`.
+///
+/// # Errors
+/// If there is no such process.
+pub fn usage(pid: u32) -> std::io::Result<Usage> {
+    /// Clock ticks per second on Linux, fixed by the ABI.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in parentheses and may hold spaces.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let value = |text: &str, name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|number| number.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    Ok(Usage {
+        cpu_seconds: (ticks(11) + ticks(12)) / TICKS,
+        peak_resident_bytes: value(&status, "VmHWM:") * 1024,
+        written_bytes: value(&io, "wchar:"),
+        device_written_bytes: value(&io, "write_bytes:"),
+    })
+}
+
+/// Bytes of all files below a folder, by length.
+pub fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
