@@ -199,6 +199,15 @@ impl Tombstones {
         joined(self.records.iter().filter(hit).map(|record| (record.mint, record.maxt)).collect())
     }
 
+    /// Those of `ranks` (ascending) that have deleted ranges, with them.
+    pub fn ranges_of(&self, ranks: &[u32]) -> Vec<(u32, Vec<(i64, i64)>)> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let ranges = ranks.iter().map(|&rank| (rank, self.ranges(rank)));
+        ranges.filter(|(_, ranges)| !ranges.is_empty()).collect()
+    }
+
     /// Resolves a deletion against a block; `None` if no series of it has a sample in the range.
     ///
     /// # Errors

@@ -1,0 +1,411 @@
+//! An open block as a [`Part`] of the store.
+
+use super::header::BlockHeader;
+use super::side;
+use super::tiles::TileReader;
+use super::tombstones::{Tombstone, Tombstones};
+use crate::error::StorageError;
+use crate::index::matching::{self, IndexReader, STRINGS_PER_CHECK};
+use crate::index::{BlockIndex, Postings, resolve};
+use crate::kv::KvRead;
+use crate::kv::keys::{self, Kind};
+use crate::part::{Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use chronolith_model::Matcher;
+use chronolith_model::append::{Exemplar, Metadata};
+use chronolith_model::queryable::{Estimate, QueryContext, Unlimited};
+use chronolith_model::symbols::Symbol;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+/// Decoded timestamp columns an open block keeps.
+const COLUMN_CACHE_BYTES: usize = 2 << 20;
+
+/// Ranks of one tile: tiles end at multiples of it at the latest.
+const RANKS_PER_TILE: u32 = 128;
+
+/// Labels are charged in steps of this many.
+const LABELS_PER_CHARGE: usize = 64 << 10;
+
+/// An open block: its header, its deletions, and readers that fetch the rest when asked.
+#[derive(Clone)]
+pub struct BlockPart {
+    shared: Arc<Shared>,
+    tombstones: Arc<Tombstones>,
+}
+
+/// What does not change when something is deleted.
+struct Shared {
+    kv: Arc<dyn KvRead>,
+    header: Arc<BlockHeader>,
+    index: BlockIndex,
+    tiles: TileReader,
+}
+
+impl BlockPart {
+    /// Opens a block by its header; reads its tombstones.
+    ///
+    /// # Errors
+    /// [`StorageError`] if a tombstone cannot be read or does not decode.
+    pub fn open(kv: Arc<dyn KvRead>, header: Arc<BlockHeader>) -> Result<Self, StorageError> {
+        let block = header.block_id();
+        let tombstones = Tombstones::read(&*kv, block, header.n_series)?;
+        let index = BlockIndex::new(
+            Arc::clone(&kv),
+            block,
+            header.n_series,
+            header.n_symbols,
+            header.symbol_parts.clone().into(),
+        );
+        let tiles = TileReader::new(Arc::clone(&kv), Arc::clone(&header), COLUMN_CACHE_BYTES);
+        Ok(Self {
+            shared: Arc::new(Shared { kv, header, index, tiles }),
+            tombstones: Arc::new(tombstones),
+        })
+    }
+
+    /// What the block says of itself.
+    pub fn header(&self) -> &Arc<BlockHeader> {
+        &self.shared.header
+    }
+
+    /// The block's index.
+    pub fn index(&self) -> &BlockIndex {
+        &self.shared.index
+    }
+
+    /// Deletions in this block, by number.
+    pub fn tombstones(&self) -> &[Arc<Tombstone>] {
+        self.tombstones.records()
+    }
+
+    /// The same block with more deletions; caches are shared.
+    #[must_use]
+    pub fn with_tombstones(&self, more: Vec<Arc<Tombstone>>) -> Self {
+        let mut records = self.tombstones.records().to_vec();
+        records.extend(more);
+        Self { shared: Arc::clone(&self.shared), tombstones: Arc::new(Tombstones::new(records)) }
+    }
+
+    /// What deleting `[mint, maxt]` from the series that satisfy all matchers of any set means for this
+    /// block; `None` if nothing. Nothing is written.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the query has to stop or the index cannot be read.
+    pub fn tombstone(
+        &self,
+        matcher_sets: &[Vec<Matcher>],
+        mint: i64,
+        maxt: i64,
+        cx: &dyn QueryContext,
+    ) -> Result<Option<Tombstone>, StorageError> {
+        if mint > self.shared.header.maxt || maxt < self.shared.header.mint {
+            return Ok(None);
+        }
+        self.tombstones.resolve(&self.shared.index, matcher_sets, mint, maxt, cx)
+    }
+
+    /// Series that match and are not deleted, whatever their times.
+    fn matching(&self, matchers: &[Matcher], cx: &dyn QueryContext) -> Result<Postings, StorageError> {
+        Ok(resolve(&self.shared.index, matchers, cx)?.subtract(self.tombstones.gone()))
+    }
+
+    /// Series that match, are not deleted and may have a sample in range.
+    fn matching_in_range(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Postings, StorageError> {
+        let header = &self.shared.header;
+        if select.mint > header.maxt || select.maxt < header.mint {
+            return Ok(Postings::empty());
+        }
+        let matched = self.matching(select.matchers, cx)?;
+        if select.mint <= header.mint && header.maxt <= select.maxt {
+            return Ok(matched);
+        }
+        let mut in_range = Vec::new();
+        self.shared.index.visit_series(&matched, cx, &mut |rank, series| {
+            if series.mint <= select.maxt && select.mint <= series.maxt {
+                in_range.push(rank);
+            }
+            Ok(())
+        })?;
+        Ok(Postings::from_sorted(in_range))
+    }
+
+    /// Numbers of the values that few series have for a label, by their own labels.
+    fn values_of_series(
+        &self,
+        name: u32,
+        matched: &Postings,
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<u32>, StorageError> {
+        let mut values = Vec::new();
+        self.shared.index.visit_series(matched, cx, &mut |_, series| {
+            if let Ok(at) = series.labels.binary_search_by_key(&name, |label| label.0) {
+                values.push(series.labels[at].1);
+            }
+            Ok(())
+        })?;
+        values.sort_unstable();
+        values.dedup();
+        Ok(values)
+    }
+
+    /// Ranks that have exemplars.
+    fn ranks_with_exemplars(&self) -> Result<Postings, StorageError> {
+        let (from, to) = keys::kind_range(self.shared.header.block_id(), Kind::Exemplars);
+        let mut ranks = Vec::new();
+        self.shared.kv.scan(&from, &to, &mut |key, _| {
+            if let Some(rank) = key.last_chunk::<4>() {
+                ranks.push(u32::from_be_bytes(*rank));
+            }
+            ControlFlow::Continue(())
+        })?;
+        ranks.dedup();
+        Ok(Postings::from_sorted(ranks))
+    }
+}
+
+impl Part for BlockPart {
+    fn precedence(&self) -> Precedence {
+        self.shared.header.seq_min
+    }
+
+    fn time_range(&self) -> Option<(i64, i64)> {
+        let header = &self.shared.header;
+        (header.n_series > 0).then_some((header.mint, header.maxt))
+    }
+
+    fn estimate(&self, select: &PartSelect<'_>) -> Result<Estimate, StorageError> {
+        let header = &self.shared.header;
+        let n_series = u64::from(self.matching(select.matchers, &Unlimited::default())?.len());
+        let share = |total: u64| {
+            let total = u128::from(total) * u128::from(n_series);
+            u64::try_from(total.div_ceil(u128::from(header.n_series.max(1)))).unwrap_or(u64::MAX)
+        };
+        let n_samples = share(header.n_samples());
+        Ok(Estimate { n_series, n_samples, size_bytes: n_samples.saturating_mul(2) })
+    }
+
+    fn select(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Box<dyn PartSeries>, StorageError> {
+        let matched = self.matching(select.matchers, cx)?;
+        Ok(Box::new(BlockSeries::new(self, &matched, select, cx)?))
+    }
+
+    fn label_names(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<(), StorageError> {
+        let matched = self.matching_in_range(select, cx)?;
+        if matched.is_empty() {
+            return Ok(());
+        }
+        matching::label_names(&self.shared.index, &matched, cx, sink)
+    }
+
+    fn label_values(
+        &self,
+        name: &str,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<(), StorageError> {
+        let matched = self.matching_in_range(select, cx)?;
+        let index = &self.shared.index;
+        let Some(number) = index.symbol(name)?.filter(|_| !matched.is_empty()) else { return Ok(()) };
+        // A posting list costs about as much as the record of a series.
+        if index.value_numbers(number)?.len() < matched.len() || matched.len() == index.n_series() {
+            return matching::label_values(index, name, &matched, cx, sink);
+        }
+        let values = self.values_of_series(number, &matched, cx)?;
+        index.visit_strings(values, &mut |_, text| {
+            sink(text);
+            Ok(())
+        })
+    }
+
+    fn exemplars(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&[(&str, &str)], &[Exemplar]),
+    ) -> Result<(), StorageError> {
+        let shared = &self.shared;
+        if shared.header.n_keys[Kind::Exemplars as usize] == 0 {
+            return Ok(());
+        }
+        let matched = self.ranks_with_exemplars()?.intersect(&self.matching(select.matchers, cx)?);
+        let block = shared.header.block_id();
+        shared.index.visit_series(&matched, cx, &mut |rank, series| {
+            let mut exemplars = side::exemplars(&*shared.kv, block, rank)?;
+            let deleted = self.tombstones.ranges(rank);
+            exemplars.retain(|exemplar| {
+                (select.mint..=select.maxt).contains(&exemplar.timestamp)
+                    && !deleted.iter().any(|&(from, to)| (from..=to).contains(&exemplar.timestamp))
+            });
+            if exemplars.is_empty() {
+                return Ok(());
+            }
+            let mut texts = Vec::with_capacity(series.labels.len() * 2);
+            for &(name, value) in &series.labels {
+                index_text(&shared.index, name, &mut texts)?;
+                index_text(&shared.index, value, &mut texts)?;
+            }
+            let pairs: Vec<(&str, &str)> =
+                texts.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
+            sink(&pairs, &exemplars);
+            Ok(())
+        })
+    }
+
+    fn metadata(&self, sink: &mut dyn FnMut(&str, &Metadata)) -> Result<(), StorageError> {
+        if self.shared.header.n_keys[Kind::Metadata as usize] == 0 {
+            return Ok(());
+        }
+        side::metadata(&*self.shared.kv, self.shared.header.block_id(), sink)
+    }
+}
+
+fn index_text(index: &BlockIndex, number: u32, out: &mut Vec<String>) -> Result<(), StorageError> {
+    index.visit_strings([number], &mut |_, text| {
+        out.push(text.to_owned());
+        Ok(())
+    })
+}
+
+/// Selected series of a block, with their labels in the query's symbols.
+struct BlockSeries {
+    part: BlockPart,
+    // Invariant: ascending; `ends` has an entry for each.
+    ranks: Vec<u32>,
+    labels: Vec<(Symbol, Symbol)>,
+    ends: Vec<u32>,
+}
+
+impl BlockSeries {
+    fn new(
+        part: &BlockPart,
+        matched: &Postings,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Self, StorageError> {
+        let index = &part.shared.index;
+        let mut ranks = Vec::new();
+        let mut labels: Vec<(u32, u32)> = Vec::new();
+        let mut ends = Vec::new();
+        let mut charged = 0;
+        index.visit_series(matched, cx, &mut |rank, series| {
+            if series.mint > select.maxt || series.maxt < select.mint {
+                return Ok(());
+            }
+            // Numbers of strings, then symbols of the query: eight bytes a label each, rounded up to
+            // include ranks and ends.
+            if labels.len() >= charged {
+                cx.charge(LABELS_PER_CHARGE * 24)?;
+                charged += LABELS_PER_CHARGE;
+            }
+            labels.extend_from_slice(&series.labels);
+            ranks.push(rank);
+            ends.push(u32::try_from(labels.len()).map_err(|_| {
+                StorageError::corrupt(
+                    format!("series of block {}", part.shared.header.block_id()),
+                    "2^32 labels or more",
+                )
+            })?);
+            Ok(())
+        })?;
+        let labels = in_query_symbols(index, &labels, cx)?;
+        Ok(Self { part: part.clone(), ranks, labels, ends })
+    }
+}
+
+/// Labels as numbers of the block to labels as symbols of the query. Each string is decoded and interned
+/// once, in the order of the block's strings.
+fn in_query_symbols(
+    index: &BlockIndex,
+    labels: &[(u32, u32)],
+    cx: &dyn QueryContext,
+) -> Result<Vec<(Symbol, Symbol)>, StorageError> {
+    let size_bytes = index.n_symbols() as usize * size_of::<u32>();
+    cx.charge(size_bytes)?;
+    // By number of the block; zero where it is not used. The pages of a large block that stay zero
+    // are never touched.
+    let mut symbols: Vec<u32> = vec![0; index.n_symbols() as usize];
+    let mut used: Vec<u32> = Vec::new();
+    for number in labels.iter().flat_map(|&(name, value)| [name, value]) {
+        let slot = &mut symbols[number as usize];
+        if *slot == 0 {
+            *slot = 1;
+            used.push(number);
+        }
+    }
+    used.sort_unstable();
+    for numbers in used.chunks(STRINGS_PER_CHECK as usize) {
+        cx.check()?;
+        let mut texts = String::new();
+        let mut ends = Vec::with_capacity(numbers.len());
+        index.visit_strings(numbers.iter().copied(), &mut |_, text| {
+            texts.push_str(text);
+            ends.push(texts.len());
+            Ok(())
+        })?;
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let mut interned = Vec::with_capacity(numbers.len());
+        cx.symbols().intern_all(starts.zip(&ends).map(|(start, &end)| &texts[start..end]), &mut interned);
+        for (&number, symbol) in numbers.iter().zip(interned) {
+            symbols[number as usize] = symbol.0;
+        }
+    }
+    cx.release(size_bytes);
+    let symbol = |number: u32| Symbol(symbols[number as usize]);
+    Ok(labels.iter().map(|&(name, value)| (symbol(name), symbol(value))).collect())
+}
+
+impl PartSeries for BlockSeries {
+    fn len(&self) -> u32 {
+        self.ranks.len() as u32
+    }
+
+    fn labels(&self, index: u32) -> &[(Symbol, Symbol)] {
+        let at = index as usize;
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.labels[start as usize..self.ends[at] as usize]
+    }
+
+    fn read(
+        &self,
+        range: Range<u32>,
+        read: &PartRead,
+        out: &mut RunBuffer,
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError> {
+        let ranks = &self.ranks[range.start as usize..range.end as usize];
+        let deleted = self.part.tombstones.ranges_of(ranks);
+        let deleted = |rank: u32| match deleted.binary_search_by_key(&rank, |deleted| deleted.0) {
+            Ok(at) => deleted[at].1.as_slice(),
+            Err(_) => &[],
+        };
+        self.part.shared.tiles.read(ranks, &deleted, read, out, cx)
+    }
+
+    fn partitions(&self) -> Vec<Range<u32>> {
+        let mut partitions = Vec::new();
+        let mut start = 0;
+        for of_tile in self.ranks.chunk_by(|a, b| a / RANKS_PER_TILE == b / RANKS_PER_TILE) {
+            let end = start + of_tile.len() as u32;
+            partitions.push(start..end);
+            start = end;
+        }
+        partitions
+    }
+}
+
+#[cfg(test)]
+mod tests;

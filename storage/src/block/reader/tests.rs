@@ -1,0 +1,332 @@
+//! Blocks over memory, against plain maps: reading, label look-ups, deletions, damage.
+
+use super::*;
+use crate::block::source::{BlockSource, SourceSeries};
+use crate::block::writer::{BlockMeta, write_block};
+use crate::chunk::Effort;
+use crate::kv::MemoryKv;
+use crate::kv::keys::BlockId;
+use crate::part::{ColumnSlice, Run, RunValues};
+use crate::read::snapshot;
+use chronolith_model::Labels;
+use chronolith_model::labels::block_order;
+use chronolith_model::matcher::MatchOp;
+use chronolith_model::queryable::{
+    Floats, HistogramNeed, LabelQuery, Projection, SampleBatch, Select, SelectedSeries, Snapshot,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Samples = BTreeMap<i64, f64>;
+
+/// Series in block order on their way into a block.
+struct MapSource {
+    symbols: Vec<Box<str>>,
+    series: std::vec::IntoIter<(Labels, Samples)>,
+}
+
+impl MapSource {
+    fn new(series: &BTreeMap<Labels, Samples>) -> Self {
+        let symbols: BTreeSet<&str> =
+            series.keys().flat_map(|labels| labels.iter()).flat_map(|(n, v)| [n, v]).collect();
+        let symbols = symbols.into_iter().map(Box::from).collect();
+        let mut series: Vec<(Labels, Samples)> =
+            series.iter().map(|(labels, samples)| (labels.clone(), samples.clone())).collect();
+        series.sort_by(|a, b| block_order(&a.0, &b.0));
+        Self { symbols, series: series.into_iter() }
+    }
+}
+
+impl BlockSource for MapSource {
+    fn symbols(&mut self) -> Result<Vec<Box<str>>, StorageError> {
+        Ok(self.symbols.clone())
+    }
+
+    fn next_series(&mut self, series: &mut SourceSeries) -> Result<bool, StorageError> {
+        series.clear();
+        let Some((labels, samples)) = self.series.next() else { return Ok(false) };
+        let number =
+            |text: &str| self.symbols.binary_search_by(|other| (**other).cmp(text)).unwrap() as u32;
+        series.labels.extend(labels.iter().map(|(n, v)| (number(n), number(v))));
+        series.samples.values.extend(samples.values());
+        series.samples.runs.push(Run {
+            series: 0,
+            times: ColumnSlice::private(samples.keys().copied().collect()),
+            values: RunValues::Floats(0..samples.len()),
+            start_timestamps: None,
+            first_of_chunk: true,
+        });
+        if labels.get("job") == Some("a") {
+            let timestamp = *samples.keys().next().unwrap();
+            series.exemplars.push(Exemplar { labels: Labels::empty(), value: 1.0, timestamp });
+        }
+        Ok(true)
+    }
+
+    fn metadata(&mut self) -> Result<Vec<(String, Vec<Metadata>)>, StorageError> {
+        Ok(Vec::new())
+    }
+}
+
+/// A block of these series, in memory.
+fn written(id: u64, series: &BTreeMap<Labels, Samples>) -> (MemoryKv, Arc<BlockHeader>) {
+    let meta = BlockMeta {
+        id: BlockId(id),
+        mint: 0,
+        maxt: 10 * 86_400_000,
+        level: 0,
+        seq_min: id,
+        seq_max: id,
+        tables: Vec::new(),
+        parents: Vec::new(),
+        effort: Effort::Seal,
+        spill_dir: None,
+    };
+    let mut kv = MemoryKv::default();
+    let header = write_block(meta, &mut MapSource::new(series), &mut kv).unwrap();
+    (kv, Arc::new(header))
+}
+
+fn open(kv: MemoryKv, header: &Arc<BlockHeader>) -> BlockPart {
+    BlockPart::open(Arc::new(kv), Arc::clone(header)).unwrap()
+}
+
+fn series_maps() -> impl Strategy<Value = BTreeMap<Labels, Samples>> {
+    let labels = (0u8..5, btree_map("[a-c]|job|Z", "[a-c]{1,2}", 0..4)).prop_map(|(metric, pairs)| {
+        let name = ("__name__".to_owned(), format!("m{metric}"));
+        Labels::from_pairs(pairs.into_iter().chain([name])).unwrap()
+    });
+    let grid = (0i64..50, 1i64..60, any::<i8>())
+        .prop_map(|(start, count, value)| (start..start + count).map(|at| (at * 1000, f64::from(value))).collect());
+    let scattered = btree_map((0i64..100).prop_map(|t| t * 1000), any::<f64>(), 1..30);
+    let days = btree_map((0i64..9 * 24).prop_map(|hour| hour * 3_600_000), any::<f64>(), 1..40);
+    btree_map(labels, prop_oneof![grid, scattered, days], 1..40)
+}
+
+fn select(matchers: &[Matcher], mint: i64, maxt: i64) -> Select<'_> {
+    Select {
+        matchers,
+        mint,
+        maxt,
+        lookups: None,
+        values: true,
+        histograms: HistogramNeed::Full,
+        start_timestamps: false,
+        labels: Projection::All,
+    }
+}
+
+/// Labels and the samples in range of everything selected, series without a sample left out.
+fn read_all(store: &dyn Snapshot, matchers: &[Matcher], mint: i64, maxt: i64) -> Vec<(Labels, Vec<(i64, u64)>)> {
+    let cx = Unlimited::default();
+    let selected = store.select(&select(matchers, mint, maxt), &cx).unwrap();
+    let mut batch = SampleBatch::default();
+    selected.read(0..selected.len(), &mut batch, &cx).unwrap();
+    let text = |symbol| cx.symbols().resolve(symbol).to_string();
+    let mut found = Vec::new();
+    for (index, series) in (0u32..).zip(&batch.series) {
+        let times = series.timestamps.times.iter().copied();
+        let values: Vec<f64> = match &series.floats {
+            Floats::None => Vec::new(),
+            Floats::Constant(value) => vec![*value; times.len()],
+            Floats::Values(range) => batch.values[range.start as usize..range.end as usize].to_vec(),
+        };
+        let samples: Vec<(i64, u64)> = times
+            .zip(values)
+            .filter(|(time, _)| (mint..=maxt).contains(time))
+            .map(|(time, value)| (time, value.to_bits()))
+            .collect();
+        if !samples.is_empty() {
+            let pairs = selected.labels(index).iter().map(|&(n, v)| (text(n), text(v)));
+            found.push((Labels::from_pairs(pairs).unwrap(), samples));
+        }
+    }
+    found
+}
+
+/// The same from a map.
+fn filtered(
+    series: &BTreeMap<Labels, Samples>,
+    matchers: &[Matcher],
+    mint: i64,
+    maxt: i64,
+) -> Vec<(Labels, Vec<(i64, u64)>)> {
+    let mut found: Vec<_> = series
+        .iter()
+        .filter(|(labels, _)| matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or(""))))
+        .map(|(labels, samples)| {
+            let samples = samples.range(mint..=maxt).map(|(&time, value)| (time, value.to_bits()));
+            (labels.clone(), samples.collect::<Vec<_>>())
+        })
+        .filter(|(_, samples)| !samples.is_empty())
+        .collect();
+    found.sort_by(|a, b| block_order(&a.0, &b.0));
+    found
+}
+
+fn times() -> impl Strategy<Value = (i64, i64)> {
+    prop_oneof![
+        Just((i64::MIN, i64::MAX)),
+        (0i64..100_000, 0i64..60_000).prop_map(|(mint, length)| (mint, mint + length)),
+        (0i64..9 * 86_400_000, 0i64..86_400_000).prop_map(|(mint, length)| (mint, mint + length)),
+    ]
+}
+
+fn matcher_lists() -> impl Strategy<Value = Vec<Matcher>> {
+    let matcher = prop_oneof![
+        Just(Matcher::new(MatchOp::Regex, "__name__", "m[0-2]").unwrap()),
+        Just(Matcher::equal("job", "a")),
+        Just(Matcher::equal("Z", "")),
+        Just(Matcher::new(MatchOp::NotEqual, "a", "b").unwrap()),
+    ];
+    vec(matcher, 0..3)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn blocks_read_back_what_was_written_less_what_was_deleted(
+        mut older in series_maps(), newer in series_maps(), queries in vec((matcher_lists(), times()), 1..4),
+        deletions in vec((matcher_lists(), times()), 0..4),
+    ) {
+        let cx = Unlimited::default();
+        let (kv, header) = written(1, &older);
+        let mut part = open(kv.clone(), &header);
+        let mut kv = kv;
+        for (matchers, (mint, maxt)) in deletions {
+            let tombstone = part.tombstone(std::slice::from_ref(&matchers), mint, maxt, &cx).unwrap();
+            let hit = !filtered(&older, &matchers, mint, maxt).is_empty();
+            prop_assert!(!hit || tombstone.is_some());
+            if let Some(tombstone) = tombstone {
+                let (key, value) = tombstone.record(header.block_id());
+                kv.records.insert(key, value);
+                part = part.with_tombstones(vec![Arc::new(tombstone)]);
+            }
+            for (labels, samples) in &mut older {
+                if matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or(""))) {
+                    samples.retain(|time, _| !(mint..=maxt).contains(time));
+                }
+            }
+            older.retain(|_, samples| !samples.is_empty());
+        }
+        let reopened = open(kv, &header);
+        prop_assert_eq!(reopened.tombstones(), part.tombstones());
+        let (kv, header) = written(2, &newer);
+        let mut merged = newer.clone();
+        for (labels, samples) in &older {
+            merged.entry(labels.clone()).or_default().extend(samples);
+        }
+        for part in [part, reopened] {
+            let parts: Vec<Arc<dyn Part>> = vec![Arc::new(open(kv.clone(), &header)), Arc::new(part.clone())];
+            let store = snapshot(parts, Vec::new());
+            for (matchers, (mint, maxt)) in &queries {
+                prop_assert_eq!(
+                    read_all(&*store, matchers, *mint, *maxt),
+                    filtered(&merged, matchers, *mint, *maxt)
+                );
+            }
+            // A series of which nothing is left is no series.
+            let query = LabelQuery { matcher_sets: &[], mint: i64::MIN, maxt: i64::MAX, limit: 0 };
+            let names: BTreeSet<&str> = merged.keys().flat_map(|labels| labels.iter().map(|(n, _)| n)).collect();
+            prop_assert_eq!(store.label_names(&query, &cx).unwrap(), names.into_iter().collect::<Vec<_>>());
+            let values: BTreeSet<&str> = merged.keys().filter_map(|labels| labels.get("job")).collect();
+            prop_assert_eq!(store.label_values("job", &query, &cx).unwrap(), values.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn label_look_ups_keep_to_the_times_of_series(
+        series in series_maps(), (mint, maxt) in times(), matchers in matcher_lists(),
+    ) {
+        let (kv, header) = written(1, &series);
+        let store = snapshot(vec![Arc::new(open(kv, &header))], Vec::new());
+        let cx = Unlimited::default();
+        let sets = [matchers.clone()];
+        let query = LabelQuery { matcher_sets: &sets, mint, maxt, limit: 0 };
+        // From first to last sample a series is there, whether or not it has one within.
+        let alive: Vec<&Labels> = series
+            .iter()
+            .filter(|(labels, samples)| {
+                let (first, last) = (samples.keys().next().unwrap(), samples.keys().next_back().unwrap());
+                matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or(""))) && *first <= maxt && mint <= *last
+            })
+            .map(|(labels, _)| labels)
+            .collect();
+        for name in ["job", "__name__", "none"] {
+            let values: BTreeSet<&str> = alive.iter().filter_map(|labels| labels.get(name)).collect();
+            prop_assert_eq!(store.label_values(name, &query, &cx).unwrap(), values.into_iter().collect::<Vec<_>>());
+        }
+        let names: BTreeSet<&str> = alive.iter().flat_map(|labels| labels.iter().map(|(n, _)| n)).collect();
+        prop_assert_eq!(store.label_names(&query, &cx).unwrap(), names.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn damage_is_an_error_or_other_data_but_never_a_panic(
+        series in series_maps(), damage in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut: bool, lost in btree_set(any::<prop::sample::Index>(), 0..2),
+    ) {
+        let (mut kv, header) = written(1, &series);
+        for (record, byte, value) in damage {
+            let at = record.index(kv.records.len());
+            let bytes = kv.records.values_mut().nth(at).unwrap();
+            if !bytes.is_empty() {
+                let at = byte.index(bytes.len());
+                bytes[at] = value;
+                if cut {
+                    bytes.truncate(at);
+                }
+            }
+        }
+        for lost in lost {
+            let key = kv.records.keys().nth(lost.index(kv.records.len())).unwrap().clone();
+            kv.records.remove(&key);
+        }
+        let part: Arc<dyn Part> = Arc::new(open(kv, &header));
+        let store = snapshot(vec![Arc::clone(&part)], Vec::new());
+        let cx = Unlimited::default();
+        for matchers in [vec![], vec![Matcher::new(MatchOp::Regex, "job", "a.*").unwrap()]] {
+            if let Ok(selected) = store.select(&select(&matchers, 0, i64::MAX), &cx) {
+                let mut batch = SampleBatch::default();
+                let _ = selected.read(0..selected.len(), &mut batch, &cx);
+            }
+            let sets = [matchers];
+            let query = LabelQuery { matcher_sets: &sets, mint: 5_000, maxt: 50_000, limit: 0 };
+            let _ = store.label_names(&query, &cx);
+            let _ = store.label_values("job", &query, &cx);
+            let _ = crate::read::exemplars(std::slice::from_ref(&part), &sets, 0, i64::MAX, &cx);
+        }
+    }
+}
+
+#[test]
+fn errors_name_the_block_and_the_record() {
+    let labels = Labels::from_pairs([("__name__", "up"), ("job", "a")]).unwrap();
+    let (mut kv, header) = written(0xab, &BTreeMap::from([(labels, Samples::from([(1000, 1.0)]))]));
+    let key = keys::key(header.block_id(), Kind::Series, &[0; 4]);
+    kv.records.insert(key, vec![0xff]);
+    let store = snapshot(vec![Arc::new(open(kv, &header))], Vec::new());
+    let error = store.select(&select(&[], 0, i64::MAX), &Unlimited::default()).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "corrupt data: corrupt series of block 00000000000000ab, record 0: the record ends within a series"
+    );
+}
+
+#[test]
+fn exemplars_come_with_labels_and_leave_with_their_samples() {
+    let series = |job: &str| (Labels::from_pairs([("__name__", "m"), ("job", job)]).unwrap(), Samples::from([(5000, 1.0)]));
+    let (kv, header) = written(1, &BTreeMap::from([series("a"), series("b")]));
+    let part = open(kv, &header);
+    let cx = Unlimited::default();
+    let exemplars = |part: &BlockPart| {
+        crate::read::exemplars(&[Arc::new(part.clone())], &[], 0, 9000, &cx).unwrap()
+    };
+    let found = exemplars(&part);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].0, series("a").0);
+    let tombstone = part.tombstone(&[vec![Matcher::equal("job", "a")]], 5000, 5000, &cx).unwrap().unwrap();
+    assert!(tombstone.gone.contains(0));
+    assert_eq!(exemplars(&part.with_tombstones(vec![Arc::new(tombstone)])), []);
+}
