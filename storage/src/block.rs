@@ -5,6 +5,7 @@ pub mod content;
 pub mod header;
 pub mod merge;
 pub mod quarantine;
+pub mod reader;
 pub mod side;
 pub mod source;
 pub mod tiles;

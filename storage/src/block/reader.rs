@@ -57,10 +57,7 @@ impl BlockPart {
             header.symbol_parts.clone().into(),
         );
         let tiles = TileReader::new(Arc::clone(&kv), Arc::clone(&header), COLUMN_CACHE_BYTES);
-        Ok(Self {
-            shared: Arc::new(Shared { kv, header, index, tiles }),
-            tombstones: Arc::new(tombstones),
-        })
+        Ok(Self { shared: Arc::new(Shared { kv, header, index, tiles }), tombstones: Arc::new(tombstones) })
     }
 
     /// What the block says of itself.

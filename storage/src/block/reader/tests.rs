@@ -12,9 +12,9 @@ use chronolith_model::Labels;
 use chronolith_model::labels::block_order;
 use chronolith_model::matcher::MatchOp;
 use chronolith_model::queryable::{
-    Floats, HistogramNeed, LabelQuery, Projection, SampleBatch, Select, SelectedSeries, Snapshot,
+    Floats, HistogramNeed, LabelQuery, Projection, SampleBatch, Select, Snapshot,
 };
-use proptest::collection::{btree_map, btree_set, vec};
+use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,8 +46,7 @@ impl BlockSource for MapSource {
     fn next_series(&mut self, series: &mut SourceSeries) -> Result<bool, StorageError> {
         series.clear();
         let Some((labels, samples)) = self.series.next() else { return Ok(false) };
-        let number =
-            |text: &str| self.symbols.binary_search_by(|other| (**other).cmp(text)).unwrap() as u32;
+        let number = |text: &str| self.symbols.binary_search_by(|other| (**other).cmp(text)).unwrap() as u32;
         series.labels.extend(labels.iter().map(|(n, v)| (number(n), number(v))));
         series.samples.values.extend(samples.values());
         series.samples.runs.push(Run {
@@ -97,8 +96,9 @@ fn series_maps() -> impl Strategy<Value = BTreeMap<Labels, Samples>> {
         let name = ("__name__".to_owned(), format!("m{metric}"));
         Labels::from_pairs(pairs.into_iter().chain([name])).unwrap()
     });
-    let grid = (0i64..50, 1i64..60, any::<i8>())
-        .prop_map(|(start, count, value)| (start..start + count).map(|at| (at * 1000, f64::from(value))).collect());
+    let grid = (0i64..50, 1i64..60, any::<i8>()).prop_map(|(start, count, value)| {
+        (start..start + count).map(|at| (at * 1000, f64::from(value))).collect()
+    });
     let scattered = btree_map((0i64..100).prop_map(|t| t * 1000), any::<f64>(), 1..30);
     let days = btree_map((0i64..9 * 24).prop_map(|hour| hour * 3_600_000), any::<f64>(), 1..40);
     btree_map(labels, prop_oneof![grid, scattered, days], 1..40)
@@ -118,7 +118,12 @@ fn select(matchers: &[Matcher], mint: i64, maxt: i64) -> Select<'_> {
 }
 
 /// Labels and the samples in range of everything selected, series without a sample left out.
-fn read_all(store: &dyn Snapshot, matchers: &[Matcher], mint: i64, maxt: i64) -> Vec<(Labels, Vec<(i64, u64)>)> {
+fn read_all(
+    store: &dyn Snapshot,
+    matchers: &[Matcher],
+    mint: i64,
+    maxt: i64,
+) -> Vec<(Labels, Vec<(i64, u64)>)> {
     let cx = Unlimited::default();
     let selected = store.select(&select(matchers, mint, maxt), &cx).unwrap();
     let mut batch = SampleBatch::default();
@@ -265,7 +270,7 @@ proptest! {
     #[test]
     fn damage_is_an_error_or_other_data_but_never_a_panic(
         series in series_maps(), damage in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..6),
-        cut: bool, lost in btree_set(any::<prop::sample::Index>(), 0..2),
+        cut: bool, lost in vec(any::<prop::sample::Index>(), 0..2),
     ) {
         let (mut kv, header) = written(1, &series);
         for (record, byte, value) in damage {
@@ -316,13 +321,14 @@ fn errors_name_the_block_and_the_record() {
 
 #[test]
 fn exemplars_come_with_labels_and_leave_with_their_samples() {
-    let series = |job: &str| (Labels::from_pairs([("__name__", "m"), ("job", job)]).unwrap(), Samples::from([(5000, 1.0)]));
+    let series = |job: &str| {
+        (Labels::from_pairs([("__name__", "m"), ("job", job)]).unwrap(), Samples::from([(5000, 1.0)]))
+    };
     let (kv, header) = written(1, &BTreeMap::from([series("a"), series("b")]));
     let part = open(kv, &header);
     let cx = Unlimited::default();
-    let exemplars = |part: &BlockPart| {
-        crate::read::exemplars(&[Arc::new(part.clone())], &[], 0, 9000, &cx).unwrap()
-    };
+    let exemplars =
+        |part: &BlockPart| crate::read::exemplars(&[Arc::new(part.clone())], &[], 0, 9000, &cx).unwrap();
     let found = exemplars(&part);
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].0, series("a").0);
