@@ -83,6 +83,13 @@ impl BlockPart {
         Self { shared: Arc::clone(&self.shared), tombstones: Arc::new(Tombstones::new(records)) }
     }
 
+    /// The block as it was written, deleted samples included: what its content hash is of. Caches are
+    /// shared.
+    #[must_use]
+    pub fn without_tombstones(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), tombstones: Arc::default() }
+    }
+
     /// What deleting `[mint, maxt]` from the series that satisfy all matchers of any set means for this
     /// block; `None` if nothing. Nothing is written.
     ///
