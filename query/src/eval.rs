@@ -11,6 +11,7 @@ pub(crate) mod buckets;
 pub(crate) mod build;
 pub(crate) mod fold;
 pub(crate) mod histogram_fold;
+pub(crate) mod info;
 pub(crate) mod join;
 pub(crate) mod labels;
 pub(crate) mod leaf;

@@ -5,6 +5,7 @@ use super::absent::{absent, absent_labels, scalar};
 use super::batch::{Batch, Grid};
 use super::buckets::{Histograms, Question, labelled_quantiles};
 use super::fold::{Fold, group};
+use super::info::info;
 use super::join::{Join, Operation};
 use super::labels::NO_LABELS;
 use super::leaf::{Leaf, PlanCache};
@@ -81,7 +82,7 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn vector(&mut self, plan: &Plan, place: &Place) -> Built {
+    pub(super) fn vector(&mut self, plan: &Plan, place: &Place) -> Built {
         match self.build(plan, place)? {
             Node::Vector(operator) => Ok(operator),
             Node::Scalar(_) | Node::Text(_) => Err(QueryError::execution("expected an instant vector")),
@@ -150,7 +151,7 @@ impl Builder<'_, '_> {
         Ok(selected)
     }
 
-    fn select_instant(&mut self, selector: &Selector, place: &Place, wanted: Wanted) -> Built {
+    pub(super) fn select_instant(&mut self, selector: &Selector, place: &Place, wanted: Wanted) -> Built {
         let (cx, grid) = (self.cx, place.grid);
         let smoothed = selector.extension == Extension::Smoothed && wanted == Wanted::Value;
         let time = match (wanted, selector.at) {
@@ -170,7 +171,9 @@ impl Builder<'_, '_> {
             histograms: match (wanted, selector.histogram_stats) {
                 (Wanted::Value, false) => HistogramNeed::Full,
                 (Wanted::Value, true) => HistogramNeed::Stats,
-                (Wanted::Timestamp | Wanted::StartTimestamp, _) => HistogramNeed::None,
+                (Wanted::Timestamp | Wanted::StartTimestamp | Wanted::InfoTimestamp, _) => {
+                    HistogramNeed::None
+                }
             },
             start_timestamps: wanted == Wanted::StartTimestamp,
             labels: Projection::All,
@@ -363,6 +366,7 @@ impl Builder<'_, '_> {
             Function::HistogramQuantile | Function::HistogramQuantiles | Function::HistogramFraction => {
                 self.histograms(function, args, place).map(Node::Vector)
             }
+            Function::Info => info(self, args, place).map(Node::Vector),
             _ => Err(QueryError::execution(format!("function {:?} is not supported yet", function.name()))),
         }
     }
@@ -437,7 +441,7 @@ impl Builder<'_, '_> {
         let operator = self.vector(argument, place)?;
         let map: Arc<dyn ColumnMap> = match wanted {
             Wanted::StartTimestamp => Arc::new(StepMap(|_, _| None)),
-            Wanted::Value | Wanted::Timestamp => {
+            Wanted::Value | Wanted::Timestamp | Wanted::InfoTimestamp => {
                 Arc::new(SampleMap(move |step| grid.time(step) as f64 / 1000.0))
             }
         };

@@ -50,6 +50,8 @@ pub(crate) enum Wanted {
     Timestamp,
     /// Its start timestamp, in seconds: `start_timestamp(selector)`.
     StartTimestamp,
+    /// Its time in seconds if it is a float; a histogram is handed on: `info(.., selector)`.
+    InfoTimestamp,
 }
 
 /// Rows of an instant selector.
@@ -82,6 +84,7 @@ impl RowSource for Lookup {
         });
         let (n_samples, histograms) = match self.wanted {
             Wanted::Value => self.fill_values(&plan, samples, series, batch, row),
+            Wanted::InfoTimestamp => self.fill_float_times(&plan, samples, series, batch, row),
             Wanted::Timestamp | Wanted::StartTimestamp => {
                 (self.fill_times(&plan, series, batch, row), HistogramColumn::default())
             }
@@ -157,6 +160,33 @@ impl Lookup {
         (n_samples, histograms)
     }
 
+    /// The times of floats, and histograms as they are.
+    fn fill_float_times(
+        &self,
+        plan: &LookupPlan,
+        samples: &SampleBatch,
+        series: &SeriesSamples,
+        batch: &mut Batch,
+        row: usize,
+    ) -> (u64, HistogramColumn) {
+        let kinds = Kinds::new(series);
+        let mut histograms = HistogramColumn::default();
+        let mut out = batch.row_mut(row);
+        let mut n_samples = 0;
+        for (step, &position) in plan.positions.iter().enumerate() {
+            if position == NOTHING || series.stale.binary_search(&position).is_ok() {
+                continue;
+            }
+            n_samples += 1;
+            match kinds.find(position as usize) {
+                Place::Float(_) => out.set(step, series.timestamps.times[position as usize] as f64 / 1000.0),
+                Place::Histogram(index) => histograms.push(step, Arc::clone(&samples.histograms[index])),
+            }
+        }
+        out.finish();
+        (n_samples, histograms)
+    }
+
     fn fill_times(&self, plan: &LookupPlan, series: &SeriesSamples, batch: &mut Batch, row: usize) -> u64 {
         let mut out = batch.row_mut(row);
         for (step, &position) in plan.positions.iter().enumerate() {
@@ -167,7 +197,9 @@ impl Lookup {
                 Wanted::StartTimestamp => {
                     series.start_timestamps.as_ref().map_or(0, |starts| starts[position as usize])
                 }
-                Wanted::Value | Wanted::Timestamp => series.timestamps.times[position as usize],
+                Wanted::Value | Wanted::Timestamp | Wanted::InfoTimestamp => {
+                    series.timestamps.times[position as usize]
+                }
             };
             out.set(step, time as f64 / 1000.0);
         }
