@@ -69,11 +69,11 @@ impl RowSource for Lookup {
 
     fn fill(
         &self,
-        cx: &Cx<'_>,
+        _cx: &Cx<'_>,
         scratch: &mut Self::Scratch,
         samples: &SampleBatch,
         at: usize,
-        labels: &SymbolPairs,
+        _labels: &SymbolPairs,
         batch: &mut Batch,
         row: usize,
         _notes: &mut Annotations,
@@ -201,7 +201,7 @@ impl Lookup {
                     series.timestamps.times[position as usize]
                 }
             };
-            out.set(step, value);
+            out.set(step, time as f64 / 1000.0);
         }
         out.finish();
         super::batch::count_bits(out.present) as u64
