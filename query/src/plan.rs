@@ -94,6 +94,17 @@ pub(crate) enum PlanKind {
     Invariant(Box<Plan>),
 }
 
+impl Plan {
+    /// The selector, if this is one.
+    pub(crate) fn selector(&self) -> Option<&Selector> {
+        match &self.kind {
+            PlanKind::Select(selector) | PlanKind::Range { selector, .. } => Some(selector),
+            PlanKind::Invariant(inner) => inner.selector(),
+            _ => None,
+        }
+    }
+}
+
 /// Which samples a selector reads.
 #[derive(Clone)]
 pub(crate) struct Selector {

@@ -12,10 +12,12 @@ pub mod error;
 mod format_examples;
 pub mod index;
 pub mod kv;
+pub mod log;
 pub mod metrics;
 pub mod options;
 pub mod part;
 pub mod read;
+pub mod table;
 
 pub use error::{AppendError, StorageError};
 pub use options::Options;

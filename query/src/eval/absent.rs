@@ -5,7 +5,7 @@ use super::labels::{LabelSetId, NO_LABELS};
 use super::{Cx, Kept, Operator, OutSeries, Rows};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
-use crate::plan::{Plan, PlanKind};
+use crate::plan::Plan;
 use chronolith_model::matcher::MatchOp;
 use chronolith_model::{LabelsBuilder, METRIC_NAME};
 
@@ -48,11 +48,7 @@ pub(crate) fn absent(
 ///
 /// Source: Prometheus v3.14, `promql/functions.go`, `createLabelsForAbsentFunction`.
 pub(crate) fn absent_labels(cx: &Cx<'_>, argument: &Plan) -> LabelSetId {
-    let mut plan = argument;
-    while let PlanKind::Invariant(inner) = &plan.kind {
-        plan = inner;
-    }
-    let (PlanKind::Select(selector) | PlanKind::Range { selector, .. }) = &plan.kind else {
+    let Some(selector) = argument.selector() else {
         return NO_LABELS;
     };
     let mut labels = LabelsBuilder::new();

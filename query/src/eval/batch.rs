@@ -331,7 +331,7 @@ pub(crate) fn clear_bit(words: &mut [u64], at: usize) {
 /// Sets the first `n` bits.
 pub(crate) fn fill_bits(words: &mut [u64], n: usize) {
     words.fill(!0);
-    if n % 64 != 0
+    if !n.is_multiple_of(64)
         && let Some(last) = words.last_mut()
     {
         *last = (1 << (n % 64)) - 1;

@@ -56,6 +56,9 @@ enum Ranged<'p> {
     Subquery { inner: &'p Plan, range_ms: i64, step_ms: i64, time: DataTime },
 }
 
+/// A new label value out of the values of others; `None` to leave the series alone.
+type LabelValue<'s> = Box<dyn Fn(&[Symbol]) -> Option<Symbol> + 's>;
+
 type Built = Result<Box<dyn Operator>, QueryError>;
 
 impl Builder<'_, '_> {
@@ -416,7 +419,8 @@ impl Builder<'_, '_> {
             };
             Arc::new(StepMap(move |step: usize, value| {
                 let (low, high) = (low[step], high[step]);
-                (!(high < low)).then(|| math::clamp(value, low, high))
+                // A bound that is NaN makes the value NaN; it does not make the bounds cross.
+                if high < low { None } else { Some(math::clamp(value, low, high)) }
             }))
         };
         self.map_and_drop_name(operator, map, grid)
@@ -471,33 +475,33 @@ impl Builder<'_, '_> {
         let texts: Vec<&[u8]> = args[1..].iter().map(text).collect();
         let symbols = &cx.store.symbols;
         let mut cache: HashMap<Vec<Symbol>, Option<Symbol>> = HashMap::new();
-        let (destination, sources, value): (_, Vec<Symbol>, Box<dyn Fn(&[Symbol]) -> Option<Symbol>>) =
-            if function == Function::LabelReplace {
-                let [destination, replacement, source, regex] = texts[..] else {
-                    return Err(QueryError::execution("label_replace() takes four strings"));
-                };
-                let replace = LabelReplace::new(destination, replacement, source, regex)
-                    .map_err(QueryError::execution)?;
-                let sources = vec![symbols.intern(replace.source())];
-                let destination = replace.destination().to_owned();
-                let value = move |values: &[Symbol]| {
-                    Some(symbols.intern(&replace.value(&symbols.resolve(values[0]))?))
-                };
-                (destination, sources, Box::new(value))
-            } else {
-                let [destination, separator, sources @ ..] = &texts[..] else {
-                    return Err(QueryError::execution("label_join() takes two strings at least"));
-                };
-                let join = LabelJoin::new(destination, separator, sources).map_err(QueryError::execution)?;
-                let sources = cx.intern_names(join.sources());
-                let destination = join.destination().to_owned();
-                let value = move |values: &[Symbol]| {
-                    let texts: Vec<_> = values.iter().map(|&value| symbols.resolve(value)).collect();
-                    let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
-                    Some(symbols.intern(&join.value(&texts)))
-                };
-                (destination, sources, Box::new(value))
+        let (destination, sources, value): (_, Vec<Symbol>, LabelValue<'_>) = if function
+            == Function::LabelReplace
+        {
+            let [destination, replacement, source, regex] = texts[..] else {
+                return Err(QueryError::execution("label_replace() takes four strings"));
             };
+            let replace =
+                LabelReplace::new(destination, replacement, source, regex).map_err(QueryError::execution)?;
+            let sources = vec![symbols.intern(replace.source())];
+            let destination = replace.destination().to_owned();
+            let value =
+                move |values: &[Symbol]| Some(symbols.intern(&replace.value(&symbols.resolve(values[0]))?));
+            (destination, sources, Box::new(value))
+        } else {
+            let [destination, separator, sources @ ..] = &texts[..] else {
+                return Err(QueryError::execution("label_join() takes two strings at least"));
+            };
+            let join = LabelJoin::new(destination, separator, sources).map_err(QueryError::execution)?;
+            let sources = cx.intern_names(join.sources());
+            let destination = join.destination().to_owned();
+            let value = move |values: &[Symbol]| {
+                let texts: Vec<_> = values.iter().map(|&value| symbols.resolve(value)).collect();
+                let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+                Some(symbols.intern(&join.value(&texts)))
+            };
+            (destination, sources, Box::new(value))
+        };
         let is_name = destination == METRIC_NAME;
         let destination = symbols.intern(&destination);
         let mut operator = self.vector(&args[0], place)?;

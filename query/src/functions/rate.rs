@@ -99,7 +99,7 @@ impl WindowFunction for Extrapolated {
 impl Extrapolated {
     /// A series that never changes: its difference is zero, or NaN where it is not finite.
     fn constant_column(&self, column: &FloatColumn<'_>, value: f64, row: &mut RowMut<'_>) {
-        let difference = value - value;
+        let difference = if value.is_finite() { 0.0 } else { f64::NAN };
         for (step, low, high) in column.windows(2) {
             let factor = self.factor_at(column, step, high - low, difference, value);
             row.set(step, difference * factor);
@@ -401,7 +401,7 @@ impl LastTwo {
         if self.is_rate && (is_gauge(first) || is_gauge(last)) {
             notes.named(Annotation::NativeHistogramNotCounter);
         }
-        if !self.is_rate && !(is_gauge(first) && is_gauge(last)) {
+        if !(self.is_rate || is_gauge(first) && is_gauge(last)) {
             notes.named(Annotation::NativeHistogramNotGauge);
         }
         let mut result = last.clone();

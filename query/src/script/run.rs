@@ -109,7 +109,11 @@ pub fn run(script: &Script, engine: &Engine, store: &mut dyn ScriptStore) -> Out
     outcome
 }
 
-fn store_load(load: &Load, store: &mut dyn ScriptStore) -> Result<(), String> {
+/// Adds the series of a `load` command.
+///
+/// # Errors
+/// In words, if classic histograms cannot be converted or the store refuses a sample.
+pub fn store_load(load: &Load, store: &mut dyn ScriptStore) -> Result<(), String> {
     let mut all: Vec<(Labels, Vec<(i64, Sample)>)> = load
         .series
         .iter()
@@ -505,6 +509,69 @@ fn without_empty(spans: &[Span]) -> Vec<Span> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{EngineOptions, Features};
+
+    const LOAD: &str = "load 1m\n  a{x=\"1\"} 1 2 3\n  a{x=\"2\"} 4 5 6\n\n";
+
+    fn outcome(evals: &str) -> Outcome {
+        let options = EngineOptions { features: Features::scripts(), threads: 1, ..EngineOptions::default() };
+        let script = Script::parse(&format!("{LOAD}{evals}")).unwrap();
+        run(&script, &Engine::new(options), &mut MemoryStore::new())
+    }
+
+    #[test]
+    fn what_is_as_expected_passes() {
+        for evals in [
+            "eval instant at 1m sum(a)\n  {} 7",
+            "eval instant at 1m a{x=\"1\"} > 5",
+            "eval instant at 1m sort_desc(a)\n  expect ordered\n  a{x=\"2\"} 5\n  a{x=\"1\"} 2",
+            "eval instant at 1m 1 + 2\n  3",
+            "eval instant at 0 \"a\"\n  expect string \"a\"",
+            "eval range from 0 to 2m step 1m sum(a)\n  {} 5 7 9",
+            "eval instant at 1m quantile(2, a)\n  expect warn msg: PromQL warning: quantile value should be between 0 and 1, got 2 (1:10)\n  {} Inf",
+            "eval instant at 1m label_join(a, \"\", \"\")\n  expect fail regex: ^invalid destination label name",
+            "eval instant at 2m a[2m]\n  expect range vector from 1m to 2m step 1m\n  a{x=\"1\"} 2 3\n  a{x=\"2\"} 5 6",
+        ] {
+            let outcome = outcome(evals);
+            assert_eq!((outcome.passed, outcome.failures.len()), (1, 0), "{evals}: {:?}", outcome.failures);
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_expected_fails() {
+        for evals in [
+            "eval instant at 1m sum(a)\n  {} 7.1",
+            "eval instant at 1m sum(a)\n  {x=\"1\"} 7",
+            "eval instant at 1m a\n  a{x=\"1\"} 2",
+            "eval instant at 1m a{x=\"1\"}\n  a{x=\"1\"} 2\n  a{x=\"2\"} 5",
+            "eval instant at 1m sort_desc(a)\n  expect ordered\n  a{x=\"1\"} 2\n  a{x=\"2\"} 5",
+            "eval instant at 1m 1 + 2\n  4",
+            "eval instant at 1m 1 + 2\n  {} 3",
+            "eval instant at 0 \"a\"\n  expect string \"b\"",
+            "eval range from 0 to 2m step 1m sum(a)\n  {} 5 7",
+            "eval range from 0 to 2m step 1m sum(a)\n  {} 5 7 9 11",
+            "eval range from 0 to 2m step 1m sum(a)\n  {} 5 _ 9",
+            "eval range from 0 to 2m step 1m sum(a)\n  {} 5 7 {{count:1}}",
+            "eval instant at 1m quantile(2, a)\n  expect no_warn\n  {} Inf",
+            "eval instant at 1m quantile(2, a)\n  expect warn msg: something else\n  {} Inf",
+            "eval instant at 1m sum(a)\n  expect warn\n  {} 7",
+            "eval instant at 1m sum(a)\n  expect fail",
+            "eval instant at 1m label_join(a, \"\", \"\")\n",
+            "eval instant at 1m label_join(a, \"\", \"\")\n  expect fail regex: never",
+        ] {
+            let outcome = outcome(evals);
+            assert_eq!((outcome.passed, outcome.failures.len()), (0, 1), "{evals}");
+        }
+    }
+
+    #[test]
+    fn a_load_that_fails_stops_the_script() {
+        let outcome = outcome(
+            "load_with_nhcb 1m\n  h_bucket{le=\"1\"} 2\n  h_bucket{le=\"2\"} 1\n\neval instant at 0 1\n  1\n",
+        );
+        assert_eq!((outcome.passed, outcome.failures.len()), (0, 1));
+        assert!(outcome.failures[0].message.contains("not cumulative"), "{:?}", outcome.failures);
+    }
 
     #[test]
     fn selectors_are_pinned_but_not_inside_subqueries() {

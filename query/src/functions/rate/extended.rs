@@ -102,7 +102,7 @@ pub(super) fn histogram_rate(
         (*values[last]).clone()
     };
     let is_gauge = |h: &FloatHistogram| h.counter_reset_hint == CounterResetHint::Gauge;
-    if !is_counter && !(is_gauge(&left) && is_gauge(&right)) {
+    if !(is_counter || is_gauge(&left) && is_gauge(&right)) {
         notes.named(Annotation::NativeHistogramNotGauge);
     }
     let mut result = right.clone();

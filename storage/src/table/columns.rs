@@ -1,0 +1,247 @@
+//! Timestamps of a shard of a table, shared by equality: series whose samples have the same times
+//! refer to stretches of one column. Nobody says which series belong together; whoever appends the
+//! same times shares.
+
+use chronolith_model::queryable::Stop;
+use hashbrown::HashMap;
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
+/// A series that was the only one to lengthen its column so often is no longer offered to others.
+const PUSHES_ALONE: u8 = 16;
+const NO_COLUMN: u32 = u32::MAX;
+
+/// All columns of a shard.
+#[derive(Default)]
+pub struct Columns {
+    columns: Vec<Column>,
+    /// The column that ends with a time, for those that others may join.
+    by_last: HashMap<i64, u32, Xxh3DefaultBuilder>,
+    n_times: usize,
+}
+
+#[derive(Default)]
+struct Column {
+    times: Vec<i64>,
+    users: u32,
+    private: bool,
+}
+
+/// The times of the open or a closed chunk of a series: a stretch of a column.
+#[derive(Clone, Copy, Debug)]
+pub struct Position {
+    /// Which column.
+    pub column: u32,
+    /// Where the stretch begins.
+    pub first: u32,
+    /// How long it is.
+    pub count: u32,
+    alone: u8,
+}
+
+impl Position {
+    /// Of a series without samples.
+    pub const EMPTY: Self = Self { column: NO_COLUMN, first: 0, count: 0, alone: 0 };
+
+    /// Begins a new chunk behind this one, in the same column.
+    pub const fn next_chunk(self) -> Self {
+        Self { first: self.first + self.count, count: 0, ..self }
+    }
+}
+
+impl Columns {
+    /// The times of a stretch.
+    pub fn times(&self, position: Position) -> &[i64] {
+        match self.columns.get(position.column as usize) {
+            Some(column) => &column.times[position.first as usize..][..position.count as usize],
+            None => &[],
+        }
+    }
+
+    /// Lengthens the stretch of a series by `timestamp`, which is newer than all of it.
+    #[inline]
+    pub fn append(&mut self, position: &mut Position, timestamp: i64) {
+        let next = (position.first + position.count) as usize;
+        if let Some(column) = self.columns.get_mut(position.column as usize) {
+            match column.times.get(next) {
+                Some(&time) if time == timestamp => {
+                    position.count += 1;
+                    position.alone = 0;
+                    return;
+                }
+                None if column.times.last().is_none_or(|&last| last < timestamp) => {
+                    self.push(position, timestamp);
+                    return;
+                }
+                _ => {}
+            }
+        }
+        self.change_column(position, timestamp);
+    }
+
+    fn push(&mut self, position: &mut Position, timestamp: i64) {
+        let number = position.column;
+        let column = &mut self.columns[number as usize];
+        let before = column.times.last().copied();
+        column.times.push(timestamp);
+        self.n_times += 1;
+        position.count += 1;
+        if column.private {
+            return;
+        }
+        if let Some(before) = before
+            && self.by_last.get(&before) == Some(&number)
+        {
+            self.by_last.remove(&before);
+        }
+        position.alone = if column.users == 1 { position.alone + 1 } else { 0 };
+        if position.alone >= PUSHES_ALONE {
+            column.private = true;
+        } else {
+            self.by_last.insert(timestamp, number);
+        }
+    }
+
+    /// The series went another way than its column: it joins one that went the same way, or gets a
+    /// copy of its stretch.
+    #[cold]
+    fn change_column(&mut self, position: &mut Position, timestamp: i64) {
+        let own = self.times(*position);
+        let join = self.by_last.get(&timestamp).copied().filter(|&other| {
+            let (_, before) = self.columns[other as usize].times.split_last().expect("columns hold times");
+            other != position.column && before.ends_with(own)
+        });
+        if let Some(old) = self.columns.get_mut(position.column as usize) {
+            old.users -= 1;
+        }
+        if let Some(number) = join {
+            let column = &mut self.columns[number as usize];
+            column.users += 1;
+            position.column = number;
+            position.count += 1;
+            position.first = column.times.len() as u32 - position.count;
+            position.alone = 0;
+            return;
+        }
+        let mut times = Vec::with_capacity(position.count as usize + 8);
+        times.extend_from_slice(self.times(*position));
+        times.push(timestamp);
+        self.n_times += times.len();
+        let number = u32::try_from(self.columns.len()).expect("fewer columns than series in a shard");
+        self.columns.push(Column { times, users: 1, private: false });
+        self.by_last.insert(timestamp, number);
+        *position = Position { column: number, first: 0, count: position.count + 1, alone: 0 };
+    }
+
+    /// A copy of a column that readers share.
+    ///
+    /// # Panics
+    /// If there is no such column.
+    pub fn copy(&self, column: u32) -> Arc<Vec<i64>> {
+        Arc::new(self.columns[column as usize].times.clone())
+    }
+
+    /// How many columns there are.
+    pub fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// How many times all columns hold together.
+    pub const fn n_times(&self) -> usize {
+        self.n_times
+    }
+
+    /// Estimated heap size.
+    pub fn size_bytes(&self) -> usize {
+        // A Vec that doubles is three quarters full on average.
+        self.n_times * 8 * 4 / 3
+            + self.columns.capacity() * size_of::<Column>()
+            + self.by_last.capacity() * 17
+    }
+}
+
+/// Columns that a reader has copied; every series that shares one gets the same `Arc`.
+#[derive(Default)]
+pub struct CopiedColumns(HashMap<(u32, u32), Arc<Vec<i64>>, Xxh3DefaultBuilder>);
+
+impl CopiedColumns {
+    /// The copy of a column of a shard, made if it is the first time or the copy is too short.
+    ///
+    /// # Errors
+    /// What `charge` says when the copy is too large for the query.
+    pub fn get(
+        &mut self,
+        shard: u32,
+        columns: &Columns,
+        position: Position,
+        charge: &mut dyn FnMut(usize) -> Result<(), Stop>,
+    ) -> Result<Arc<Vec<i64>>, Stop> {
+        let key = (shard, position.column);
+        let needed = (position.first + position.count) as usize;
+        if let Some(copy) = self.0.get(&key).filter(|copy| copy.len() >= needed) {
+            return Ok(Arc::clone(copy));
+        }
+        charge(needed * 8)?;
+        let copy = columns.copy(position.column);
+        self.0.insert(key, Arc::clone(&copy));
+        Ok(copy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_with_equal_times_share_and_part_when_they_differ() {
+        let mut columns = Columns::default();
+        let mut series = [Position::EMPTY; 10];
+        for t in 1..=100 {
+            for (index, position) in series.iter_mut().enumerate() {
+                // The last two miss every tenth scrape, both the same.
+                if index < 8 || t % 10 != 0 {
+                    columns.append(position, t * 15);
+                }
+            }
+        }
+        for position in &series[..8] {
+            assert_eq!(columns.times(*position), (1..=100).map(|t| t * 15).collect::<Vec<_>>());
+        }
+        for position in &series[8..] {
+            let expected: Vec<i64> = (1..=100).filter(|t| t % 10 != 0).map(|t| t * 15).collect();
+            assert_eq!(columns.times(*position), expected);
+        }
+        assert_eq!(columns.len(), 2);
+        assert_eq!(columns.n_times(), 190);
+    }
+
+    #[test]
+    fn a_series_alone_goes_private_and_keeps_its_times() {
+        let mut columns = Columns::default();
+        let (mut a, mut b) = (Position::EMPTY, Position::EMPTY);
+        for t in 0..100 {
+            columns.append(&mut a, t * 10);
+            columns.append(&mut b, t * 10 + 1);
+        }
+        assert!(columns.by_last.is_empty());
+        assert_eq!(columns.times(a)[99], 990);
+        assert_eq!(columns.times(b)[99], 991);
+        // A newcomer cannot join a private column, and begins its own.
+        let mut c = Position::EMPTY;
+        columns.append(&mut c, 990);
+        assert_eq!(columns.len(), 3);
+    }
+
+    #[test]
+    fn a_new_chunk_goes_on_in_the_column_of_the_one_before() {
+        let mut columns = Columns::default();
+        let (mut a, mut b) = (Position::EMPTY, Position::EMPTY);
+        columns.append(&mut a, 1);
+        columns.append(&mut b, 1);
+        a = a.next_chunk();
+        columns.append(&mut b, 2);
+        columns.append(&mut a, 2);
+        assert_eq!((columns.times(a), columns.times(b)), (&[2][..], &[1, 2][..]));
+        assert_eq!(columns.len(), 1);
+    }
+}

@@ -1,0 +1,182 @@
+//! Series of a table in block order: metric name, then all labels as bytes.
+//!
+//! Sorting a million label sets takes a third of a second, so the order of the last sealed table is
+//! kept: the series of the next one are mostly the same, and only the others are sorted and merged in.
+
+use super::open::Table;
+use super::registry::Registry;
+use chronolith_model::append::SeriesRef;
+use chronolith_model::labels::METRIC_NAME;
+use hashbrown::HashMap;
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
+type Map<V> = HashMap<u32, V, Xxh3DefaultBuilder>;
+
+/// Positions in block order of the series of the last sealed table, by slot.
+#[derive(Default)]
+pub struct Ranks {
+    /// Generation (0 without a position) and position.
+    by_slot: Vec<(u32, u32)>,
+}
+
+impl Ranks {
+    fn get(&self, series: SeriesRef) -> Option<u32> {
+        let (generation, rank) = *self.by_slot.get(series.slot as usize)?;
+        (generation == series.generation).then_some(rank)
+    }
+}
+
+/// A series of a table to be sorted.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsorted {
+    /// Shard of the table.
+    pub shard: u32,
+    /// Number in the shard.
+    pub ordinal: u32,
+    /// Its handle.
+    pub series: SeriesRef,
+}
+
+/// Puts series of a table into block order. The table holds them all while this runs, so their
+/// handles and label numbers stay.
+pub fn sort(registry: &Registry, ranks: &Ranks, series: Vec<Unsorted>) -> Vec<Unsorted> {
+    let (mut known, unknown): (Vec<(u32, Unsorted)>, Vec<(u32, Unsorted)>) = series
+        .into_iter()
+        .map(|one| (ranks.get(one.series).unwrap_or(u32::MAX), one))
+        .partition(|(rank, _)| *rank != u32::MAX);
+    known.sort_unstable_by_key(|(rank, _)| *rank);
+    let known: Vec<Unsorted> = known.into_iter().map(|(_, one)| one).collect();
+    let unknown: Vec<Unsorted> = unknown.into_iter().map(|(_, one)| one).collect();
+    if unknown.is_empty() {
+        return known;
+    }
+    if known.len() / 16 < unknown.len() {
+        let all: Vec<Unsorted> = known.into_iter().chain(unknown).collect();
+        return sort_by_labels(registry, all);
+    }
+    merge(registry, known, sort_by_labels(registry, unknown))
+}
+
+fn sort_by_labels(registry: &Registry, series: Vec<Unsorted>) -> Vec<Unsorted> {
+    let mut keys = Vec::new();
+    let mut ends = Vec::with_capacity(series.len());
+    let mut symbols = SymbolOrder::default();
+    for one in &series {
+        let (shard_index, slot) = registry.split(one.series.slot);
+        for (name, value) in registry.shards[shard_index].read().labels(slot) {
+            keys.extend([name, value]);
+        }
+        ends.push(keys.len());
+    }
+    symbols.sort(registry, keys.iter().copied());
+    keys.iter_mut().for_each(|symbol| *symbol = symbols.order[symbol]);
+    let name = symbols.metric_name;
+    let key = |index: usize| {
+        let start = if index == 0 { 0 } else { ends[index - 1] };
+        &keys[start..ends[index]]
+    };
+    let metric = |labels: &[u32]| {
+        let pair = labels.as_chunks::<2>().0.iter().find(|pair| Some(pair[0]) == name);
+        pair.map_or(u32::MAX, |pair| pair[1])
+    };
+    // Most comparisons end at the metric name, which is kept beside the position.
+    let mut order: Vec<(u32, u32)> = (0..series.len()).map(|i| (metric(key(i)), i as u32)).collect();
+    order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key(a.1 as usize).cmp(key(b.1 as usize))));
+    order.into_iter().map(|(_, index)| series[index as usize]).collect()
+}
+
+fn merge(registry: &Registry, known: Vec<Unsorted>, new: Vec<Unsorted>) -> Vec<Unsorted> {
+    let mut all = Vec::with_capacity(known.len() + new.len());
+    let mut from = 0;
+    for one in new {
+        let labels = LabelTexts::of(registry, one.series);
+        let before = |other: &Unsorted| LabelTexts::of(registry, other.series) < labels;
+        let at = from + known[from..].partition_point(before);
+        all.extend_from_slice(&known[from..at]);
+        all.push(one);
+        from = at;
+    }
+    all.extend_from_slice(&known[from..]);
+    all
+}
+
+/// Labels as text, ordered as blocks are.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct LabelTexts {
+    metric_name: String,
+    labels: Vec<(String, String)>,
+}
+
+impl LabelTexts {
+    fn of(registry: &Registry, series: SeriesRef) -> Self {
+        let (shard_index, slot) = registry.split(series.slot);
+        let shard = registry.shards[shard_index].read();
+        let interner = registry.interner.read();
+        let text = |symbol| interner.resolve(symbol).to_owned();
+        let labels: Vec<(String, String)> =
+            shard.labels(slot).map(|(name, value)| (text(name), text(value))).collect();
+        let name = labels.iter().find(|(name, _)| name == METRIC_NAME);
+        let metric_name = name.map_or_else(String::new, |(_, value)| value.clone());
+        Self { metric_name, labels }
+    }
+}
+
+/// Strings that labels use, sorted, and the position of each number of the interner among them.
+#[derive(Default)]
+pub struct SymbolOrder {
+    /// Sorted as bytes, each once.
+    pub strings: Vec<Box<str>>,
+    /// Position by number.
+    pub order: Map<u32>,
+    metric_name: Option<u32>,
+}
+
+impl SymbolOrder {
+    /// Sorts the strings of these numbers, which repeat.
+    pub fn sort(&mut self, registry: &Registry, symbols: impl Iterator<Item = u32>) {
+        let mut used: Map<()> = Map::default();
+        symbols.for_each(|symbol| {
+            used.insert(symbol, ());
+        });
+        let interner = registry.interner.read();
+        let mut strings: Vec<(Box<str>, u32)> =
+            used.keys().map(|&symbol| (interner.resolve(symbol).into(), symbol)).collect();
+        drop(interner);
+        strings.sort_unstable();
+        self.order = strings.iter().enumerate().map(|(at, (_, symbol))| (*symbol, at as u32)).collect();
+        self.strings = strings.into_iter().map(|(text, _)| text).collect();
+        let at = self.strings.binary_search_by(|text| (**text).cmp(METRIC_NAME));
+        self.metric_name = at.ok().map(|at| at as u32);
+    }
+}
+
+/// All series of a frozen table in block order; found once and kept with it. `ranks` become those of
+/// this table.
+pub(super) fn of_table(table: &Table, ranks: &arc_swap::ArcSwap<Ranks>) -> Arc<Vec<(u32, u32)>> {
+    if let Some(order) = table.order.get() {
+        return Arc::clone(order);
+    }
+    let registry = &table.registry;
+    let mut series = Vec::with_capacity(table.n_series());
+    for (shard_index, shard) in table.shards.iter().enumerate() {
+        let registry_shard = registry.shards[shard_index].read();
+        for (ordinal, one) in shard.read().series().iter().enumerate() {
+            let series_ref = registry.handle(shard_index, one.slot, &registry_shard);
+            series.push(Unsorted { shard: shard_index as u32, ordinal: ordinal as u32, series: series_ref });
+        }
+    }
+    let sorted = sort(registry, &ranks.load(), series);
+    let n_slots = sorted.iter().map(|one| one.series.slot as usize + 1).max().unwrap_or(0);
+    let mut by_slot = vec![(0, 0); n_slots];
+    for (rank, one) in sorted.iter().enumerate() {
+        by_slot[one.series.slot as usize] = (one.series.generation, rank as u32);
+    }
+    // A table of late samples knows few series; the order of more is worth more.
+    let n_known = ranks.load().by_slot.iter().filter(|(generation, _)| *generation != 0).count();
+    if sorted.len() * 2 >= n_known {
+        ranks.store(Arc::new(Ranks { by_slot }));
+    }
+    let order: Arc<Vec<(u32, u32)>> = Arc::new(sorted.iter().map(|one| (one.shard, one.ordinal)).collect());
+    Arc::clone(table.order.get_or_init(|| order))
+}

@@ -1,0 +1,296 @@
+//! From what a shard holds of a series to runs, the form in which readers and block writers take
+//! samples.
+
+use super::columns::{CopiedColumns, Position};
+use super::shard::{Extra, HistogramPoint, SeriesCopy, TableShard, Value};
+use crate::chunk::open::OpenChunk;
+use crate::part::{ColumnSlice, Run, RunBuffer, RunValues};
+use chronolith_model::histogram::{FloatHistogram, Histogram, IntHistogram};
+use chronolith_model::queryable::Stop;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What of a series is wanted, and whom to ask for memory.
+pub struct Wanted<'w> {
+    /// Number of the series in the buffer.
+    pub series: u32,
+    /// First millisecond.
+    pub mint: i64,
+    /// Last millisecond.
+    pub maxt: i64,
+    /// Whether start timestamps are wanted.
+    pub start_timestamps: bool,
+    /// Called before memory is taken.
+    pub charge: &'w mut dyn FnMut(usize) -> Result<(), Stop>,
+}
+
+/// Appends the samples of a series in `[mint, maxt]`.
+///
+/// # Errors
+/// What `charge` says when there are too many.
+pub fn append_runs(
+    copy: &SeriesCopy,
+    shard_index: u32,
+    shard: &TableShard,
+    columns: &mut CopiedColumns,
+    wanted: &mut Wanted<'_>,
+    out: &mut RunBuffer,
+) -> Result<(), Stop> {
+    match &copy.extra {
+        None => append_chunks(&[], copy.open, None, shard_index, shard, columns, wanted, out),
+        Some(extra) if extra.late.is_empty() && extra.histograms.is_empty() => {
+            append_chunks(&extra.closed, copy.open, Some(extra), shard_index, shard, columns, wanted, out)
+        }
+        Some(extra) => append_mixed(extra, copy.open, shard, wanted, out),
+    }
+}
+
+/// Chunks of floats in order: neighbours in one column become one run.
+#[expect(clippy::too_many_arguments, reason = "the pieces of one call, which only the parent makes")]
+fn append_chunks(
+    closed: &[(OpenChunk, Position)],
+    open: (OpenChunk, Position),
+    extra: Option<&Extra>,
+    shard_index: u32,
+    shard: &TableShard,
+    columns: &mut CopiedColumns,
+    wanted: &mut Wanted<'_>,
+    out: &mut RunBuffer,
+) -> Result<(), Stop> {
+    let first_run = out.runs.len();
+    for (chunk, position) in closed.iter().copied().chain([open]).filter(|(chunk, _)| !chunk.is_empty()) {
+        let times = shard.columns().times(position);
+        if times.last().is_none_or(|&last| last < wanted.mint) {
+            continue;
+        }
+        if times.first().is_none_or(|&first| first > wanted.maxt) {
+            break;
+        }
+        (wanted.charge)(chunk.len() * 8)?;
+        let column = columns.get(shard_index, shard.columns(), position, wanted.charge)?;
+        let slice = ColumnSlice { column, first: position.first, count: position.count };
+        let start = out.values.len();
+        chunk.decode(shard.arena(), &mut out.values);
+        let values = start..out.values.len();
+        if out.runs.len() > first_run
+            && let Some(run) = out.runs.last_mut()
+            && extend(run, &slice, &values)
+        {
+            continue;
+        }
+        out.runs.push(Run {
+            series: wanted.series,
+            times: slice,
+            values: RunValues::Floats(values),
+            start_timestamps: None,
+            first_of_chunk: out.runs.len() == first_run,
+        });
+    }
+    cut(out, first_run, wanted.mint, wanted.maxt);
+    let starts = extra.map_or(&[][..], |extra| &extra.starts);
+    if wanted.start_timestamps && !starts.is_empty() {
+        for run in &mut out.runs[first_run..] {
+            run.start_timestamps =
+                Some(run.times.times().iter().map(|&time| start_at(starts, time)).collect());
+        }
+    }
+    Ok(())
+}
+
+fn extend(run: &mut Run, slice: &ColumnSlice, values: &Range<usize>) -> bool {
+    let RunValues::Floats(before) = &mut run.values else { return false };
+    let times = &mut run.times;
+    let follows = Arc::ptr_eq(&times.column, &slice.column)
+        && times.first + times.count == slice.first
+        && before.end == values.start;
+    if follows {
+        times.count += slice.count;
+        before.end = values.end;
+    }
+    follows
+}
+
+/// Cuts runs from `first_run` on to `[mint, maxt]`.
+pub fn cut(out: &mut RunBuffer, first_run: usize, mint: i64, maxt: i64) {
+    for run in &mut out.runs[first_run..] {
+        let times = run.times.times();
+        let from = times.partition_point(|&time| time < mint);
+        let to = times.partition_point(|&time| time <= maxt).max(from);
+        if to - from == times.len() {
+            continue;
+        }
+        run.times = run.times.slice(from as u32, (to - from) as u32);
+        if let RunValues::Floats(range) | RunValues::Histograms(range) = &mut run.values {
+            *range = range.start + from..range.start + to;
+        }
+        run.start_timestamps = run.start_timestamps.take().map(|starts| starts[from..to].into());
+    }
+    let mut index = 0;
+    out.runs.retain(|run| {
+        index += 1;
+        index <= first_run || run.times.count > 0
+    });
+}
+
+fn start_at(starts: &[(i64, i64)], time: i64) -> i64 {
+    let at = starts.partition_point(|&(from, _)| from <= time);
+    if at == 0 { 0 } else { starts[at - 1].1 }
+}
+
+/// A sample of a series that holds more than floats in order.
+struct Point {
+    time: i64,
+    start_timestamp: i64,
+    value: Value,
+    /// Whether it came late: what was known of the sample before it no longer holds.
+    late: bool,
+}
+
+/// Floats, histograms and late samples merged by time, cut into runs of one kind and layout.
+fn append_mixed(
+    extra: &Extra,
+    open: (OpenChunk, Position),
+    shard: &TableShard,
+    wanted: &mut Wanted<'_>,
+    out: &mut RunBuffer,
+) -> Result<(), Stop> {
+    let points = points_of(extra, open, shard, wanted)?;
+    let mut run = OpenRun::default();
+    let mut before: Option<&Point> = None;
+    for point in &points {
+        let late = point.late || before.is_some_and(|before| before.late);
+        let goes_on = before.is_some_and(|before| match (&before.value, &point.value) {
+            (Value::Float(_), Value::Float(_)) => true,
+            (Value::Histogram(a), Value::Histogram(b)) => !late && same_layout(a, b),
+            _ => false,
+        });
+        if !goes_on {
+            run.finish(wanted, out);
+            // A late sample stands between two that were sent one after the other: what their hints
+            // say of each other no longer holds. Nor does it for the first, which follows another part.
+            run.first_of_chunk = late || before.is_none();
+        }
+        run.points.push(point);
+        before = Some(point);
+    }
+    run.finish(wanted, out);
+    Ok(())
+}
+
+fn points_of(
+    extra: &Extra,
+    open: (OpenChunk, Position),
+    shard: &TableShard,
+    wanted: &mut Wanted<'_>,
+) -> Result<Vec<Point>, Stop> {
+    let (mint, maxt) = (wanted.mint, wanted.maxt);
+    let mut points = Vec::new();
+    let mut values = Vec::new();
+    for (chunk, position) in extra.closed.iter().copied().chain([open]) {
+        let times = shard.columns().times(position);
+        if times.last().is_none_or(|&last| last < mint) || times[0] > maxt {
+            continue;
+        }
+        (wanted.charge)(chunk.len() * (8 + size_of::<Point>()))?;
+        values.clear();
+        chunk.decode(shard.arena(), &mut values);
+        let floats = times.iter().zip(&values).filter(|(time, _)| (mint..=maxt).contains(*time));
+        points.extend(floats.map(|(&time, value)| Point {
+            time,
+            start_timestamp: start_at(&extra.starts, time),
+            value: Value::Float(value.to_bits()),
+            late: false,
+        }));
+    }
+    (wanted.charge)((extra.late.len() + extra.histograms.len()) * size_of::<Point>())?;
+    let histograms = extra.histograms.iter().filter(|point| (mint..=maxt).contains(&point.timestamp));
+    points.extend(histograms.map(|HistogramPoint { timestamp, start_timestamp, histogram }| Point {
+        time: *timestamp,
+        start_timestamp: *start_timestamp,
+        value: Value::Histogram(Arc::clone(histogram)),
+        late: false,
+    }));
+    if mint <= maxt {
+        points.extend(extra.late.range(mint..=maxt).map(|(&time, sample)| Point {
+            time,
+            start_timestamp: sample.start_timestamp,
+            value: sample.value.clone(),
+            late: true,
+        }));
+    }
+    points.sort_by_key(|point| point.time);
+    Ok(points)
+}
+
+/// Points of one kind and layout that follow each other.
+#[derive(Default)]
+struct OpenRun<'p> {
+    points: Vec<&'p Point>,
+    first_of_chunk: bool,
+}
+
+impl OpenRun<'_> {
+    fn finish(&mut self, wanted: &Wanted<'_>, out: &mut RunBuffer) {
+        let Some(first) = self.points.first() else { return };
+        let values = match first.value {
+            Value::Float(_) => {
+                let start = out.values.len();
+                out.values.extend(self.points.iter().filter_map(|point| match point.value {
+                    Value::Float(bits) => Some(f64::from_bits(bits)),
+                    Value::Histogram(_) => None,
+                }));
+                RunValues::Floats(start..out.values.len())
+            }
+            Value::Histogram(_) => {
+                let start = out.histograms.len();
+                out.histograms.extend(self.points.iter().filter_map(|point| match &point.value {
+                    Value::Histogram(histogram) => Some(Arc::clone(histogram)),
+                    Value::Float(_) => None,
+                }));
+                RunValues::Histograms(start..out.histograms.len())
+            }
+        };
+        let has_starts =
+            wanted.start_timestamps && self.points.iter().any(|point| point.start_timestamp != 0);
+        let starts = || self.points.iter().map(|point| point.start_timestamp).collect();
+        out.runs.push(Run {
+            series: wanted.series,
+            times: ColumnSlice::private(self.points.iter().map(|point| point.time).collect()),
+            values,
+            start_timestamps: has_starts.then(starts),
+            first_of_chunk: self.first_of_chunk,
+        });
+        self.points.clear();
+    }
+}
+
+/// Whether two histograms may share a run: same form, schema, zero bucket, spans and bounds.
+pub fn same_layout(a: &Histogram, b: &Histogram) -> bool {
+    match (a, b) {
+        (Histogram::Int(a), Histogram::Int(b)) => int_layout(a) == int_layout(b),
+        (Histogram::Float(a), Histogram::Float(b)) => float_layout(a) == float_layout(b),
+        _ => false,
+    }
+}
+
+type Layout<'a> = (
+    i32,
+    u64,
+    &'a [chronolith_model::histogram::Span],
+    &'a [chronolith_model::histogram::Span],
+    Option<Vec<u64>>,
+);
+
+fn bits(values: Option<&Arc<[f64]>>) -> Option<Vec<u64>> {
+    values.map(|values| values.iter().map(|value| value.to_bits()).collect())
+}
+
+fn int_layout(h: &IntHistogram) -> Layout<'_> {
+    let custom = bits(h.custom_values.as_ref());
+    (h.schema, h.zero_threshold.to_bits(), &h.positive_spans, &h.negative_spans, custom)
+}
+
+fn float_layout(h: &FloatHistogram) -> Layout<'_> {
+    let custom = bits(h.custom_values.as_ref());
+    (h.schema, h.zero_threshold.to_bits(), &h.positive_spans, &h.negative_spans, custom)
+}

@@ -1,0 +1,160 @@
+//! Frozen tables on their way into blocks.
+
+use super::TableSet;
+use super::columns::CopiedColumns;
+use super::open::Table;
+use super::order::{SymbolOrder, of_table};
+use super::runs::{Wanted, append_runs};
+use crate::block::source::{BlockSource, SourceSeries};
+use crate::error::StorageError;
+use chronolith_model::append::{Exemplar, Metadata};
+use hashbrown::HashMap;
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
+/// A table that takes no more appends and has none in it, waiting to be sealed.
+pub struct FrozenTable {
+    table: Arc<Table>,
+    seq: u64,
+    order: Arc<Vec<(u32, u32)>>,
+}
+
+impl TableSet {
+    /// Frozen tables that can be sealed now, ascending by seq.
+    pub fn frozen(&self) -> Vec<FrozenTable> {
+        let tables = self.tables.load_full();
+        let drained = tables.frozen.iter().filter(|table| table.gate.is_drained() && table.n_samples() > 0);
+        drained
+            .filter_map(|table| {
+                let seq = table.seq()?;
+                Some(FrozenTable { table: Arc::clone(table), seq, order: of_table(table, &self.ranks) })
+            })
+            .collect()
+    }
+}
+
+impl FrozenTable {
+    /// Its number: what [`TableSet::sealed`] takes, and what a block names to cover its log.
+    pub fn number(&self) -> u64 {
+        self.table.number
+    }
+
+    /// Its place among blocks: the lower one wins for equal timestamps.
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Start of its window, `None` for late samples.
+    pub fn window(&self) -> Option<i64> {
+        self.table.window
+    }
+
+    /// First and last timestamp.
+    pub fn time_range(&self) -> (i64, i64) {
+        self.table.time_range().expect("frozen tables without samples are dropped")
+    }
+
+    /// How many samples.
+    pub fn n_samples(&self) -> u64 {
+        self.table.n_samples()
+    }
+
+    /// What blocks are written from: one source for each of the ranges (ends included, ascending,
+    /// disjoint) that holds samples.
+    pub fn sources(&self, boundaries: &[(i64, i64)]) -> Vec<((i64, i64), TableSource)> {
+        assert!(boundaries.windows(2).all(|pair| pair[0].1 < pair[1].0), "ranges are ascending and disjoint");
+        let registry = &self.table.registry;
+        let mut symbols = SymbolOrder::default();
+        let mut numbers = Vec::new();
+        let mut used: Vec<bool> = vec![false; boundaries.len()];
+        let mut exemplars: HashMap<(u32, u32), Vec<Exemplar>, Xxh3DefaultBuilder> = HashMap::default();
+        for (shard_index, shard) in self.table.shards.iter().enumerate() {
+            let registry_shard = registry.shards[shard_index].read();
+            let shard = shard.read();
+            for (ordinal, series) in shard.series().iter().enumerate() {
+                numbers.extend(registry_shard.labels(series.slot).flat_map(|(name, value)| [name, value]));
+                let Some((mint, maxt)) = shard.time_range(ordinal as u32) else { continue };
+                for (range, used) in boundaries.iter().zip(&mut used) {
+                    *used |= mint <= range.1 && maxt >= range.0;
+                }
+            }
+            numbers.sort_unstable();
+            numbers.dedup();
+            for (ordinal, exemplar) in shard.exemplars().iter() {
+                exemplars.entry((shard_index as u32, ordinal)).or_default().push(exemplar.clone());
+            }
+        }
+        symbols.sort(registry, numbers.into_iter());
+        let shared = Arc::new(Shared {
+            table: Arc::clone(&self.table),
+            order: Arc::clone(&self.order),
+            symbols,
+            exemplars,
+        });
+        boundaries
+            .iter()
+            .zip(used)
+            .filter(|(_, used)| *used)
+            .map(|(&range, _)| {
+                let columns = CopiedColumns::default();
+                (range, TableSource { shared: Arc::clone(&shared), range, next: 0, columns })
+            })
+            .collect()
+    }
+}
+
+struct Shared {
+    table: Arc<Table>,
+    order: Arc<Vec<(u32, u32)>>,
+    symbols: SymbolOrder,
+    exemplars: HashMap<(u32, u32), Vec<Exemplar>, Xxh3DefaultBuilder>,
+}
+
+/// The samples of a table in a range of time.
+pub struct TableSource {
+    shared: Arc<Shared>,
+    range: (i64, i64),
+    next: usize,
+    columns: CopiedColumns,
+}
+
+impl BlockSource for TableSource {
+    fn symbols(&mut self) -> Result<Vec<Box<str>>, StorageError> {
+        Ok(self.shared.symbols.strings.clone())
+    }
+
+    fn next_series(&mut self, series: &mut SourceSeries) -> Result<bool, StorageError> {
+        let Shared { table, order, symbols, exemplars } = &*self.shared;
+        let (mint, maxt) = self.range;
+        while let Some(&(shard_index, ordinal)) = order.get(self.next) {
+            self.next += 1;
+            let shard = table.shards[shard_index as usize].read();
+            if shard.time_range(ordinal).is_none_or(|(first, last)| first > maxt || last < mint) {
+                continue;
+            }
+            series.clear();
+            let mut wanted =
+                Wanted { series: 0, mint, maxt, start_timestamps: true, charge: &mut |_| Ok(()) };
+            let copy = shard.copy(ordinal);
+            append_runs(&copy, shard_index, &shard, &mut self.columns, &mut wanted, &mut series.samples)?;
+            if series.samples.runs.is_empty() {
+                continue;
+            }
+            let slot = shard.series()[ordinal as usize].slot;
+            drop(shard);
+            let registry = table.registry.shards[shard_index as usize].read();
+            let labels = registry.labels(slot);
+            series.labels.extend(labels.map(|(name, value)| (symbols.order[&name], symbols.order[&value])));
+            if let Some(all) = exemplars.get(&(shard_index, ordinal)) {
+                let in_range = all.iter().filter(|exemplar| (mint..=maxt).contains(&exemplar.timestamp));
+                series.exemplars.extend(in_range.cloned());
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn metadata(&mut self) -> Result<Vec<(String, Vec<Metadata>)>, StorageError> {
+        Ok(self.shared.table.metadata().into_iter().collect())
+    }
+}
