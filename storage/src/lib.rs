@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod chunk;
+#[cfg(feature = "engine")]
 pub mod db;
 pub mod error;
 #[cfg(test)]

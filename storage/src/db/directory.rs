@@ -81,6 +81,11 @@ impl DataDirectory {
         self.path.join(Self::LOG)
     }
 
+    /// Folder of the log of one table: its number as 16 hexadecimal digits.
+    pub fn log_of(&self, table: u64) -> PathBuf {
+        self.log().join(format!("{table:016x}"))
+    }
+
     /// Where damaged files go.
     pub fn quarantine(&self) -> PathBuf {
         self.path.join(Self::QUARANTINE)
