@@ -85,8 +85,10 @@ pub struct Settings {
     pub remote_write_max_decoded_bytes: usize,
     /// `--remote-write.max-in-flight`
     pub remote_write_max_in_flight: usize,
-    /// `--query.memory-limit`
+    /// `--query.max-memory`
     pub query_memory_bytes: usize,
+    /// `--query.max-total-memory`
+    pub total_query_memory_bytes: usize,
     /// `--query.threads`
     pub query_threads: usize,
     /// `--web.shutdown-timeout`
@@ -258,7 +260,8 @@ impl Reader {
             remote_write_max_body_bytes: self.size("remote-write.max-request-size"),
             remote_write_max_decoded_bytes: self.size("remote-write.max-decoded-size"),
             remote_write_max_in_flight: self.positive("remote-write.max-in-flight")?,
-            query_memory_bytes: self.size("query.memory-limit"),
+            query_memory_bytes: self.size("query.max-memory"),
+            total_query_memory_bytes: self.size("query.max-total-memory"),
             query_threads: self.count("query.threads"),
             shutdown_timeout: self.duration("web.shutdown-timeout"),
             flags: FLAGS.iter().map(|flag| (flag.name, self.shown(flag))).collect(),

@@ -140,6 +140,20 @@ impl Config {
     }
 }
 
+/// The main file and the scrape config files it names, as far as they can be told: what a reload
+/// depends on.
+pub fn files_of(file: &Path) -> Vec<PathBuf> {
+    let mut files = vec![file.to_owned()];
+    let dir = file.parent().unwrap_or(Path::new(""));
+    let patterns = read_file(file).ok().and_then(|text| yaml::parse(&text).ok()).and_then(|root| {
+        yaml::Section::new(&root, "").ok().and_then(|section| section.texts("scrape_config_files").ok())
+    });
+    for pattern in patterns.unwrap_or_default() {
+        files.extend(expand_glob(&http::join(dir, &pattern)).unwrap_or_default());
+    }
+    files
+}
+
 fn blame(file: &Path, problem: Problem) -> ConfigError {
     ConfigError::Invalid { file: file.to_owned(), line: problem.line.max(1), reason: problem.reason }
 }

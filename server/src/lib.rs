@@ -1,7 +1,16 @@
 //! The monitoring server: HTTP API, scraping, remote protocols and command line over the engine of
 //! `chronolith-storage` and the PromQL of `chronolith-query`.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod discovery;
+pub mod listen;
 pub mod relabel;
+pub mod reload;
+pub mod remote;
+pub mod shutdown;
+pub mod state;
+pub mod store;
+pub mod targets;
+pub mod telemetry;

@@ -232,7 +232,8 @@ pub(crate) const FLAGS: &[Flag] = &[
         "64",
         "Remote-write requests at once; others are asked to come back later.",
     ),
-    works("query.memory-limit", Size, "1GB", "Memory that one query may take."),
+    works("query.max-memory", Size, "1GB", "Memory that one query may take."),
+    works("query.max-total-memory", Size, "2GB", "Memory that all running queries together may take."),
     works("query.threads", Count, "0", "Threads that work on one query; 0 means one per core."),
     works("web.shutdown-timeout", Duration, "10s", "How long a stop waits for requests in flight."),
 ];

@@ -1,0 +1,231 @@
+//! The HTTP API: routes, and what holds for all of them (readiness, CORS, compression, metrics,
+//! panics).
+
+mod admin;
+mod ast;
+pub mod error;
+mod federate;
+pub mod json;
+mod labels;
+mod pages;
+pub mod params;
+mod query;
+pub mod response;
+mod status;
+pub mod work;
+
+use crate::remote::receiver;
+use crate::state::State as ServerState;
+use crate::store::Store;
+use crate::telemetry::metrics::{REQUEST_SECONDS, RESPONSE_BYTES};
+use axum::Router;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use chronolith_model::re2::Re2;
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+use tower_http::CompressionLevel;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+
+/// The store is open: what handlers of gated routes ask for.
+pub struct Ready {
+    /// The shared state.
+    pub state: Arc<ServerState>,
+    /// The store.
+    pub store: Arc<dyn Store>,
+}
+
+impl FromRequestParts<Arc<ServerState>> for Ready {
+    type Rejection = Response;
+
+    async fn from_request_parts(_: &mut Parts, state: &Arc<ServerState>) -> Result<Self, Response> {
+        match state.store() {
+            Some(store) if !state.is_stopping() => Ok(Self { state: Arc::clone(state), store }),
+            _ => {
+                let mut response = response::text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable");
+                let stopping = if state.is_stopping() { "true" } else { "false" };
+                response.headers_mut().insert("x-prometheus-stopping", HeaderValue::from_static(stopping));
+                Err(response)
+            }
+        }
+    }
+}
+
+/// All routes.
+pub fn router(state: Arc<ServerState>) -> Router {
+    let api = Router::new()
+        .route("/query", get(query::instant).post(query::instant))
+        .route("/query_range", get(query::range).post(query::range))
+        .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
+        .route("/format_query", get(query::format).post(query::format))
+        .route("/parse_query", get(query::parse_query).post(query::parse_query))
+        .route("/labels", get(labels::names).post(labels::names))
+        .route("/label/{name}/values", get(labels::values))
+        .route("/series", get(labels::series).post(labels::series))
+        .route("/metadata", get(labels::metadata))
+        .route("/scrape_pools", get(status::scrape_pools))
+        .route("/scrape_pools/config", get(status::scrape_pool_config))
+        .route("/targets", get(status::targets))
+        .route("/targets/metadata", get(status::target_metadata))
+        .route("/alertmanagers", get(status::alertmanagers))
+        .route("/alerts", get(status::alerts))
+        .route("/rules", get(status::rules))
+        .route("/status/config", get(status::config))
+        .route("/status/runtimeinfo", get(status::runtime_info))
+        .route("/status/buildinfo", get(status::build_info))
+        .route("/status/flags", get(status::flags))
+        .route("/status/tsdb", get(status::tsdb))
+        .route("/status/tsdb/blocks", get(status::blocks))
+        .route("/status/walreplay", get(status::wal_replay))
+        .route("/features", get(status::features))
+        .route("/notifications", get(status::notifications))
+        .route("/admin/tsdb/delete_series", post(admin::delete_series).put(admin::delete_series))
+        .route("/admin/tsdb/clean_tombstones", post(admin::clean_tombstones).put(admin::clean_tombstones))
+        .route("/admin/tsdb/snapshot", post(admin::snapshot).put(admin::snapshot));
+    // Every path of the API answers OPTIONS for browsers.
+    let api = api
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), options))
+        .route("/write", post(receiver::write));
+    let routes = Router::new()
+        .nest("/api/v1", api)
+        .route("/", get(pages::start))
+        .route("/metrics", get(pages::metrics))
+        .route("/federate", get(federate::federate))
+        .route("/version", get(pages::version))
+        .route("/-/healthy", get(admin::healthy))
+        .route("/-/ready", get(admin::ready))
+        .route("/-/reload", any(admin::reload))
+        .route("/-/quit", any(admin::quit))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&state), measure))
+        .fallback(not_found);
+    let prefix = state.settings.route_prefix.clone();
+    let routes = if prefix.is_empty() {
+        routes
+    } else {
+        Router::new()
+            .nest(&prefix, routes)
+            .route(&format!("{prefix}/"), get(pages::start))
+            .route("/", get(move || async move { redirect(&prefix) }))
+            .fallback(not_found)
+    };
+    let cors = Cors::new(&state.settings.cors_origin);
+    routes
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .layer(middleware::from_fn_with_state(cors, set_cors))
+        .layer(CatchPanicLayer::custom(after_panic))
+        .with_state(state)
+}
+
+async fn not_found() -> Response {
+    response::text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+fn redirect(prefix: &str) -> Response {
+    let mut response = StatusCode::FOUND.into_response();
+    if let Ok(location) = HeaderValue::from_str(&format!("{prefix}/")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+async fn options(State(state): State<Arc<ServerState>>, request: Request, next: Next) -> Response {
+    if request.method() != axum::http::Method::OPTIONS {
+        return next.run(request).await;
+    }
+    let (mut parts, _) = request.into_parts();
+    match Ready::from_request_parts(&mut parts, &state).await {
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Which origins browsers may call from.
+#[derive(Clone)]
+struct Cors {
+    any: bool,
+    origin: Option<Arc<Re2>>,
+}
+
+impl Cors {
+    fn new(pattern: &str) -> Self {
+        // The pattern was compiled once when the flags were read.
+        Self { any: pattern == ".*", origin: Re2::anchored(pattern).ok().map(Arc::new) }
+    }
+}
+
+/// Source: Prometheus v3.14, `util/httputil/cors.go`, `SetCORS`.
+async fn set_cors(State(cors): State<Cors>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = next.run(request).await;
+    let Some(origin) = origin else { return response };
+    let headers = response.headers_mut();
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("Accept, Authorization, Content-Type, Origin"),
+    );
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date"));
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    if cors.any {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    } else if cors.origin.is_some_and(|pattern| origin.to_str().is_ok_and(|origin| pattern.is_match(origin)))
+    {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    response
+}
+
+/// Counts and times requests by route.
+async fn measure(State(state): State<Arc<ServerState>>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let path = path.strip_prefix(state.settings.route_prefix.as_str()).unwrap_or(path);
+    let handler = path.replace("{name}", ":name");
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let registry = &state.registry;
+    let labels = [("handler", handler.as_str())];
+    registry
+        .counter(
+            "prometheus_http_requests_total",
+            "Counter of HTTP requests.",
+            &[("handler", &handler), ("code", response.status().as_str())],
+        )
+        .inc();
+    registry
+        .histogram(
+            "prometheus_http_request_duration_seconds",
+            "Histogram of latencies for HTTP requests.",
+            &labels,
+            REQUEST_SECONDS,
+        )
+        .observe(started.elapsed().as_secs_f64());
+    if let Some(size) = response.body().size_hint().exact() {
+        registry
+            .histogram(
+                "prometheus_http_response_size_bytes",
+                "Histogram of response size for HTTP requests.",
+                &labels,
+                RESPONSE_BYTES,
+            )
+            .observe(size as f64);
+    }
+    response
+}
+
+fn after_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("");
+    // The panic hook has logged place and stack.
+    tracing::error!(err = text, "a request handler panicked");
+    response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the server's log says more\n")
+}

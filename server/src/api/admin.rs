@@ -1,0 +1,133 @@
+//! Deleting, cleaning and copying the store; reload, quit, and whether the server is well.
+
+use super::Ready;
+use super::error::ApiError;
+use super::json::Object;
+use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params};
+use super::response::{success, text};
+use super::work::{Deadline, blocking};
+use crate::state::State as ServerState;
+use axum::extract::State;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chronolith_query::parser::parse_metric_selector;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Deletions and copies are never cancelled halfway by their own deadline.
+const LONG: Duration = Duration::from_secs(86_400);
+
+fn require_admin(ready: &Ready) -> Result<(), ApiError> {
+    if ready.state.settings.enable_admin_api {
+        Ok(())
+    } else {
+        Err(ApiError::Unavailable("admin APIs disabled"))
+    }
+}
+
+/// `POST, PUT /api/v1/admin/tsdb/delete_series`
+pub async fn delete_series(ready: Ready, params: Params) -> Result<Response, ApiError> {
+    require_admin(&ready)?;
+    let mut sets = Vec::new();
+    for selector in params.all("match[]") {
+        sets.push(parse_metric_selector(selector).map_err(|error| ApiError::parameter("match[]", error))?);
+    }
+    if sets.is_empty() {
+        return Err(ApiError::BadData("no match[] parameter provided".to_owned()));
+    }
+    let start = params.time("start", MIN_TIME_MS)?;
+    let end = params.time("end", MAX_TIME_MS)?;
+    blocking(Deadline::after(LONG), move |_| Ok(ready.store.delete(&sets, start, end)?)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST, PUT /api/v1/admin/tsdb/clean_tombstones`
+pub async fn clean_tombstones(ready: Ready) -> Result<Response, ApiError> {
+    require_admin(&ready)?;
+    blocking(Deadline::after(LONG), move |_| Ok(ready.store.clean_tombstones()?)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST, PUT /api/v1/admin/tsdb/snapshot`
+pub async fn snapshot(ready: Ready, params: Params) -> Result<Response, ApiError> {
+    require_admin(&ready)?;
+    let skip_head = match params.get("skip_head") {
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        other => {
+            let reason =
+                format!("unable to parse boolean: strconv.ParseBool: parsing {other:?}: invalid syntax");
+            return Err(ApiError::parameter("skip_head", reason));
+        }
+    };
+    let name = snapshot_name();
+    let parent = ready.state.settings.storage_path.join("snapshots");
+    let into = parent.join(&name);
+    blocking(Deadline::after(LONG), move |_| {
+        std::fs::create_dir_all(&parent)
+            .map_err(|error| ApiError::Internal(format!("create snapshot directory: {error}")))?;
+        Ok(ready.store.snapshot(&into, skip_head)?)
+    })
+    .await?;
+    Ok(success(|out| {
+        let mut object = Object::new(out);
+        object.string("name", &name);
+        object.end();
+    }))
+}
+
+/// `20060102T150405Z-<16 hex digits>`
+fn snapshot_name() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let now = jiff::Timestamp::now();
+    // The hasher of a new random state is the standard library's only source of random bits.
+    let random = RandomState::new().build_hasher().finish() >> 1;
+    format!("{}-{random:016x}", now.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// `GET, HEAD /-/healthy`
+pub async fn healthy() -> Response {
+    text(StatusCode::OK, "Chronolith is Healthy.\n")
+}
+
+/// `GET, HEAD /-/ready`
+pub async fn ready(_: Ready) -> Response {
+    text(StatusCode::OK, "Chronolith is Ready.\n")
+}
+
+fn lifecycle(state: &ServerState, method: &Method) -> Result<(), Response> {
+    if !matches!(*method, Method::POST | Method::PUT) {
+        return Err(text(StatusCode::METHOD_NOT_ALLOWED, "Only POST or PUT requests allowed"));
+    }
+    if !state.settings.enable_lifecycle {
+        return Err(text(StatusCode::FORBIDDEN, "Lifecycle API is not enabled."));
+    }
+    Ok(())
+}
+
+/// `POST, PUT /-/reload`
+pub async fn reload(State(state): State<Arc<ServerState>>, method: Method) -> Response {
+    if let Err(refusal) = lifecycle(&state, &method) {
+        return refusal;
+    }
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let result = match state.reload.send(answer).await {
+        Ok(()) => answered.await.unwrap_or_else(|_| Err("the server is stopping".to_owned())),
+        Err(_) => Err("the server is stopping".to_owned()),
+    };
+    match result {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(reason) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {reason}\n"))
+        }
+    }
+}
+
+/// `POST, PUT /-/quit`
+pub async fn quit(State(state): State<Arc<ServerState>>, method: Method) -> Response {
+    if let Err(refusal) = lifecycle(&state, &method) {
+        return refusal;
+    }
+    state.quit.notify_one();
+    text(StatusCode::OK, "Requesting termination... Goodbye!")
+}

@@ -1,0 +1,320 @@
+//! `query`, `query_range`, `query_exemplars`, `format_query`, `parse_query`.
+
+use super::error::ApiError;
+use super::json::{self, Object};
+use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params};
+use super::response::{TRUNCATED, from_bytes, success, success_bytes};
+use super::work::{Deadline, blocking, enter_gate};
+use super::{Ready, ast};
+use crate::state::State as ServerState;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chronolith_model::append::Exemplar;
+use chronolith_model::{Labels, Matcher};
+use chronolith_query::parser::{Expr, ParserOptions, parse_expr, prettify};
+use chronolith_query::{QueryError, QueryOutput, QueryRequest, Value};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// More points per series are refused.
+const MAX_POINTS: i64 = 11_000;
+
+/// `GET, POST /api/v1/query`
+pub async fn instant(ready: Ready, params: Params) -> Result<Response, ApiError> {
+    let limit = params.limit()?;
+    let time = params.time("time", now_ms())?;
+    let deadline = deadline(&ready.state, &params)?;
+    let lookback_delta_ms = lookback_delta(&params)?;
+    let query = OwnedQuery {
+        text: params.get("query").to_owned(),
+        start: time,
+        end: time,
+        interval_ms: 0,
+        range: false,
+        lookback_delta_ms,
+    };
+    run(ready, query, deadline, limit, params.get("stats").to_owned()).await
+}
+
+/// `GET, POST /api/v1/query_range`
+pub async fn range(ready: Ready, params: Params) -> Result<Response, ApiError> {
+    let limit = params.limit()?;
+    let start = params.required_time("start")?;
+    let end = params.required_time("end")?;
+    if end < start {
+        return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
+    }
+    let step_ns = super::params::parse_duration_ns(params.get("step"))
+        .map_err(|reason| ApiError::parameter("step", reason))?;
+    if step_ns <= 0 {
+        return Err(ApiError::parameter(
+            "step",
+            "zero or negative query resolution step widths are not accepted. Try a positive integer",
+        ));
+    }
+    let span_ns = (i128::from(end) - i128::from(start)) * 1_000_000;
+    if span_ns / i128::from(step_ns) > i128::from(MAX_POINTS) {
+        return Err(ApiError::BadData(
+            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)"
+                .to_owned(),
+        ));
+    }
+    let deadline = deadline(&ready.state, &params)?;
+    let query = OwnedQuery {
+        text: params.get("query").to_owned(),
+        start,
+        end,
+        // Steps are whole milliseconds, as times are.
+        interval_ms: (step_ns / 1_000_000).max(1),
+        range: true,
+        lookback_delta_ms: lookback_delta(&params)?,
+    };
+    run(ready, query, deadline, limit, params.get("stats").to_owned()).await
+}
+
+struct OwnedQuery {
+    text: String,
+    start: i64,
+    end: i64,
+    interval_ms: i64,
+    range: bool,
+    lookback_delta_ms: Option<i64>,
+}
+
+/// How long the parts of a query took.
+#[derive(Clone, Copy, Default)]
+struct Timings {
+    queued: Duration,
+    executed: Duration,
+}
+
+async fn run(
+    ready: Ready,
+    query: OwnedQuery,
+    deadline: Arc<Deadline>,
+    limit: usize,
+    stats: String,
+) -> Result<Response, ApiError> {
+    let started = Instant::now();
+    let metrics = QueryMetrics::new(&ready.state);
+    let permit = enter_gate(&ready.state.query_gate, &deadline).await?;
+    let queued = started.elapsed();
+    metrics.queue_time.observe(queued.as_secs_f64());
+    let body = blocking(deadline, move |deadline| {
+        let _permit = permit;
+        let _running = metrics.start();
+        let request = QueryRequest {
+            text: &query.text,
+            start: query.start,
+            end: query.end,
+            interval_ms: query.interval_ms,
+            range: query.range,
+            lookback_delta_ms: query.lookback_delta_ms,
+        };
+        let started = Instant::now();
+        let output = ready.state.engine.execute(&*ready.store, &request, deadline);
+        let executed = started.elapsed();
+        metrics.inner_eval.observe(executed.as_secs_f64());
+        let output = output?;
+        metrics.samples.add(output.stats.samples_read);
+        Ok(render(output, limit, &stats, Timings { queued, executed }))
+    })
+    .await?;
+    Ok(from_bytes(body))
+}
+
+fn render(mut output: QueryOutput, limit: usize, stats: &str, timings: Timings) -> Vec<u8> {
+    if limit > 0 {
+        let n_before = match &mut output.value {
+            Value::Vector(samples) => {
+                let n = samples.len();
+                samples.truncate(limit);
+                n
+            }
+            Value::Matrix(series) => {
+                let n = series.len();
+                series.truncate(limit);
+                n
+            }
+            Value::Scalar { .. } | Value::String { .. } => 0,
+        };
+        if n_before > limit {
+            output.warnings.push(TRUNCATED.to_owned());
+        }
+    }
+    if !matches!(stats, "" | "true" | "all") {
+        output.warnings.push(format!(
+            "value {stats:?} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\""
+        ));
+    }
+    success_bytes(&output.warnings, &output.infos, |out| {
+        out.push(b'{');
+        json::result(out, &output.value);
+        if !stats.is_empty() {
+            out.extend_from_slice(b",\"stats\":");
+            write_stats(out, &output, timings);
+        }
+        out.push(b'}');
+    })
+}
+
+/// Source: Prometheus v3.14, `util/stats/query_stats.go`, `QueryStats`. Preparation and sorting are
+/// parts of the evaluation here.
+fn write_stats(out: &mut Vec<u8>, output: &QueryOutput, timings: Timings) {
+    let executed = timings.executed.as_secs_f64();
+    let queued = timings.queued.as_secs_f64();
+    let mut object = Object::new(out);
+    let mut inner = Object::new(object.key("timings"));
+    inner
+        .number("evalTotalTime", executed)
+        .number("resultSortTime", 0.0)
+        .number("queryPreparationTime", 0.0)
+        .number("innerEvalTime", executed)
+        .number("execQueueTime", queued)
+        .number("execTotalTime", executed + queued);
+    inner.end();
+    let mut inner = Object::new(object.key("samples"));
+    inner
+        .count("totalQueryableSamples", output.stats.total_queryable_samples)
+        .count("peakSamples", output.stats.peak_samples)
+        .count("samplesRead", output.stats.samples_read);
+    inner.end();
+    object.end();
+}
+
+/// Handles of the engine's metrics, under the names of Prometheus.
+struct QueryMetrics {
+    running: crate::telemetry::metrics::Gauge,
+    samples: crate::telemetry::metrics::Counter,
+    queue_time: crate::telemetry::metrics::Histogram,
+    inner_eval: crate::telemetry::metrics::Histogram,
+}
+
+impl QueryMetrics {
+    fn new(state: &ServerState) -> Self {
+        const SECONDS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 120.0];
+        let registry = &state.registry;
+        let duration = |slice| {
+            let help = "Query timings.";
+            registry.histogram(
+                "prometheus_engine_query_duration_histogram_seconds",
+                help,
+                &[("slice", slice)],
+                SECONDS,
+            )
+        };
+        registry
+            .gauge("prometheus_engine_queries_concurrent_max", "The max number of concurrent queries.", &[])
+            .set(state.settings.max_concurrent_queries as f64);
+        Self {
+            running: registry.gauge(
+                "prometheus_engine_queries",
+                "The current number of queries being executed or waiting.",
+                &[],
+            ),
+            samples: registry.counter(
+                "prometheus_engine_query_samples_total",
+                "The total number of samples loaded by all queries.",
+                &[],
+            ),
+            queue_time: duration("queue_time"),
+            inner_eval: duration("inner_eval"),
+        }
+    }
+
+    fn start(&self) -> impl Drop + use<> {
+        self.running.add(1.0);
+        Running(self.running.clone())
+    }
+}
+
+struct Running(crate::telemetry::metrics::Gauge);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.add(-1.0);
+    }
+}
+
+/// The time a request may take: its `timeout`, but not more than the server's.
+fn deadline(state: &ServerState, params: &Params) -> Result<Arc<Deadline>, ApiError> {
+    let longest = state.settings.query_timeout;
+    let timeout = match params.duration_ns("timeout")? {
+        Some(ns) => Duration::from_nanos(u64::try_from(ns).unwrap_or(0)).min(longest),
+        None => longest,
+    };
+    Ok(Deadline::after(timeout))
+}
+
+fn lookback_delta(params: &Params) -> Result<Option<i64>, ApiError> {
+    match params.get("lookback_delta") {
+        "" => Ok(None),
+        text => match super::params::parse_duration_ns(text) {
+            Ok(ns) => Ok(Some(ns / 1_000_000).filter(|ms| *ms > 0)),
+            Err(reason) => Err(ApiError::BadData(format!("error parsing lookback delta duration: {reason}"))),
+        },
+    }
+}
+
+/// `GET, POST /api/v1/format_query`
+pub async fn format(ready: Ready, params: Params) -> Result<Response, ApiError> {
+    let expr = parse(&ready, &params)?;
+    Ok(success(|out| json::string(out, &prettify(&expr))))
+}
+
+/// `GET, POST /api/v1/parse_query`
+pub async fn parse_query(ready: Ready, params: Params) -> Result<Response, ApiError> {
+    let expr = parse(&ready, &params)?;
+    Ok(success(|out| ast::expression(out, &expr)))
+}
+
+fn parse(ready: &Ready, params: &Params) -> Result<Expr, ApiError> {
+    parse_expr(params.get("query"), parser_options(&ready.state))
+        .map_err(|error| QueryError::Parse(error.to_string()).into())
+}
+
+fn parser_options(state: &ServerState) -> ParserOptions {
+    let features = state.features();
+    ParserOptions {
+        experimental_functions: features.experimental_functions,
+        duration_expressions: features.duration_expressions,
+        extended_range_selectors: features.extended_range_selectors,
+        fill_modifiers: features.fill_modifiers,
+    }
+}
+
+/// `GET, POST /api/v1/query_exemplars`
+pub async fn exemplars(ready: Ready, params: Params) -> Result<Response, ApiError> {
+    let start = params.time("start", MIN_TIME_MS)?;
+    let end = params.time("end", MAX_TIME_MS)?;
+    if end < start {
+        return Err(ApiError::BadData("end timestamp must not be before start timestamp".to_owned()));
+    }
+    let expr = parse_expr(params.get("query"), parser_options(&ready.state))
+        .map_err(|error| ApiError::BadData(error.to_string()))?;
+    let sets: Vec<Vec<Matcher>> = expr.selectors().iter().map(|selector| selector.matchers.clone()).collect();
+    if sets.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let deadline = Deadline::after(ready.state.settings.query_timeout);
+    let found = blocking(deadline, move |_| Ok(ready.store.exemplars(&sets, start, end)?)).await?;
+    Ok(success(|out| json::array(out, &found, write_exemplars)))
+}
+
+fn write_exemplars(out: &mut Vec<u8>, (labels, exemplars): &(Labels, Vec<Exemplar>)) {
+    let mut object = Object::new(out);
+    json::labels(object.key("seriesLabels"), labels);
+    json::array(object.key("exemplars"), exemplars, |out, exemplar| {
+        let mut object = Object::new(out);
+        json::labels(object.key("labels"), &exemplar.labels);
+        json::sample_value(object.key("value"), exemplar.value);
+        json::timestamp(object.key("timestamp"), exemplar.timestamp);
+        object.end();
+    });
+    object.end();
+}
+
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

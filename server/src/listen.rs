@@ -1,0 +1,128 @@
+//! Accepting connections: a limit over all addresses, time limits for reading, and an orderly end.
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+/// Binds every address; each may be a name that means several.
+///
+/// # Errors
+/// Which address failed, and why.
+pub async fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(crate::cli::full_address(address))
+            .await
+            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Limits of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once, over all addresses.
+    pub max_connections: usize,
+    /// Time to read the head of a request, idle time of a connection included.
+    pub read_timeout: Duration,
+    /// How long a stop waits for requests in flight.
+    pub shutdown_timeout: Duration,
+}
+
+/// Serves until `stop` says true, then finishes what is in flight for a bounded time.
+pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
+    // Each address holds a permit while it waits; without one for each, the last ones would starve.
+    let n_permits = limits.max_connections + listeners.len().saturating_sub(1);
+    let gate = Arc::new(Semaphore::new(n_permits));
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| {
+            tokio::spawn(accept(listener, router.clone(), limits, Arc::clone(&gate), stop.clone()))
+        })
+        .collect();
+    for task in accepting {
+        // A task that panicked has been logged; the others go on.
+        let _ = task.await;
+    }
+    // All permits together mean that no connection is left.
+    let all = u32::try_from(n_permits).unwrap_or(u32::MAX);
+    if tokio::time::timeout(limits.shutdown_timeout, gate.acquire_many(all)).await.is_err() {
+        tracing::warn!("requests were still in flight when the time for stopping was up");
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    gate: Arc<Semaphore>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let accepted = async {
+            // The permit comes first: over the limit, connections wait in the kernel's queue.
+            let permit = Arc::clone(&gate).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            both = accepted => both,
+        };
+        let Ok(permit) = permit else { return };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = serve_connection(stream, peer, router.clone(), limits, stop.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: others have to end before this can work.
+                tracing::error!(err = %error, "accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Small answers are not held back; where this fails, nothing is lost but time.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.read_timeout)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let stopped = async move {
+        // What `wait_for` borrows must not live on across the next await.
+        drop(stop.wait_for(|stop| *stop).await);
+    };
+    let ended = tokio::select! {
+        result = connection.as_mut() => Some(result),
+        () = stopped => None,
+    };
+    let result = match ended {
+        Some(result) => result,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, err = %error, "connection ended");
+    }
+}

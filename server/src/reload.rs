@@ -1,0 +1,162 @@
+//! Reloading the configuration, all or nothing: by signal, by request, or when its files change.
+
+use crate::config::{Config, Environment};
+use crate::state::{LastReload, State};
+use chronolith_storage::error::error_chain;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// Reads the configuration file with this process's environment.
+///
+/// # Errors
+/// File, line and reason in one text.
+pub fn load(file: &std::path::Path) -> Result<Config, String> {
+    let env = |name: &str| std::env::var(name).ok();
+    Config::load(file, &Environment(&env)).map_err(|error| error_chain(&error))
+}
+
+/// Says in the log which sections have no effect.
+pub fn warn_without_effect(config: &Config) {
+    for what in &config.without_effect {
+        tracing::warn!("configuration without effect: {what}");
+    }
+}
+
+/// Retention that is in force: the file's, else the flags', else 15 days unless a size is set.
+pub fn retention(state: &State, config: &Config) -> (i64, u64) {
+    let settings = &state.settings;
+    retention_of(
+        (config.storage.retention_time_ms, config.storage.retention_size_bytes),
+        (settings.retention_time_ms, settings.retention_size_bytes),
+    )
+}
+
+/// As [`retention`], of the file's and the flags' time and size.
+pub fn retention_of(file: (Option<i64>, Option<u64>), flags: (Option<i64>, Option<u64>)) -> (i64, u64) {
+    let size = file.1.or(flags.1).unwrap_or(0);
+    let default = if size == 0 { chronolith_storage::options::DEFAULT_RETENTION_MS } else { 0 };
+    (file.0.or(flags.0).unwrap_or(default), size)
+}
+
+/// Serves requests for reloads, SIGHUP among them, until the sender is gone.
+pub async fn run(state: Arc<State>, mut requests: mpsc::Receiver<oneshot::Sender<Result<(), String>>>) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => Some(hangups),
+        Err(error) => {
+            tracing::error!(err = %error, "cannot listen for SIGHUP");
+            None
+        }
+    };
+    let mut files = Fingerprints::of(&state).await;
+    let mut ticks = tokio::time::interval(state.settings.auto_reload.unwrap_or(Duration::from_secs(3600)));
+    ticks.tick().await;
+    loop {
+        let answer = tokio::select! {
+            request = requests.recv() => match request {
+                Some(answer) => Some(answer),
+                None => return,
+            },
+            () = next_hangup(&mut hangups) => None,
+            _ = ticks.tick() => {
+                if state.settings.auto_reload.is_none() {
+                    continue;
+                }
+                let now = Fingerprints::of(&state).await;
+                if now == files {
+                    continue;
+                }
+                tracing::info!("configuration files changed");
+                None
+            }
+        };
+        let result = reload(&state).await;
+        files = Fingerprints::of(&state).await;
+        if let Some(answer) = answer {
+            // Whoever asked may have gone away meanwhile.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+async fn next_hangup(hangups: &mut Option<tokio::signal::unix::Signal>) {
+    match hangups {
+        Some(hangups) => drop(hangups.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn reload(state: &Arc<State>) -> Result<(), String> {
+    let started = std::time::Instant::now();
+    let file = state.settings.config_file.clone();
+    let loaded = tokio::task::spawn_blocking(move || load(&file))
+        .await
+        .unwrap_or_else(|error| Err(format!("reading the configuration panicked: {error}")));
+    // Scraping is the only part that may refuse, so nothing is changed before it agreed.
+    let result = loaded.and_then(|config| match state.scraping.get() {
+        Some(scraping) => scraping.apply(&config).map(|()| config),
+        None => Ok(config),
+    });
+    let mut last = state.last_reload.lock();
+    match result {
+        Ok(config) => {
+            warn_without_effect(&config);
+            if let Some(store) = state.store() {
+                let (time_ms, size_bytes) = retention(state, &config);
+                store.set_retention(time_ms, size_bytes);
+            }
+            state.config.store(Arc::new(config));
+            *last = LastReload { successful: true, at: SystemTime::now() };
+            tracing::info!(
+                filename = %state.settings.config_file.display(),
+                totalDuration = ?started.elapsed(),
+                "Completed loading of configuration file"
+            );
+            Ok(())
+        }
+        Err(reason) => {
+            last.successful = false;
+            tracing::error!(err = reason, "Error reloading config; the one before stays in force");
+            Err(reason)
+        }
+    }
+}
+
+/// What tells that configuration files changed.
+#[derive(PartialEq)]
+struct Fingerprints(Vec<(PathBuf, Option<u64>)>);
+
+impl Fingerprints {
+    async fn of(state: &Arc<State>) -> Self {
+        if state.settings.auto_reload.is_none() {
+            return Self(Vec::new());
+        }
+        let file = state.settings.config_file.clone();
+        let hashes = tokio::task::spawn_blocking(move || {
+            crate::config::files_of(&file)
+                .into_iter()
+                .map(|file| {
+                    let hash = std::fs::read(&file).ok().map(|bytes| xxhash_rust::xxh3::xxh3_64(&bytes));
+                    (file, hash)
+                })
+                .collect()
+        })
+        .await;
+        Self(hashes.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_overrides_the_flags_and_a_size_switches_the_default_off() {
+        assert_eq!(retention_of((None, None), (None, None)), (15 * 86_400_000, 0));
+        assert_eq!(retention_of((None, None), (None, Some(7))), (0, 7));
+        assert_eq!(retention_of((Some(5), None), (Some(6), Some(7))), (5, 7));
+        assert_eq!(retention_of((None, None), (Some(0), None)), (0, 0));
+    }
+}

@@ -1,0 +1,3 @@
+//! Remote protocols: receiving remote write.
+
+pub mod receiver;
