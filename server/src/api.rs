@@ -14,6 +14,8 @@ pub mod response;
 mod status;
 pub mod work;
 
+pub use status::PROMETHEUS_VERSION;
+
 use crate::remote::receiver;
 use crate::state::State as ServerState;
 use crate::store::Store;

@@ -2,12 +2,11 @@
 //! fail in ways a real one seldom does.
 
 use chronolith_model::append::{AppendBatch, AppendOutcome, Exemplar, Metadata};
-use chronolith_model::queryable::Queryable;
+use chronolith_model::queryable::{Queryable, ReadError};
 use chronolith_model::{Labels, Matcher};
 use chronolith_storage::metrics::{Cardinality, DbStatus, StorageMetrics};
 use chronolith_storage::{AppendError, StorageError};
 use std::path::Path;
-use std::sync::Arc;
 
 /// What the server asks of the engine. All calls block.
 pub trait Store: Queryable {
@@ -46,7 +45,10 @@ pub trait Store: Queryable {
     /// State of the store.
     fn status(&self) -> DbStatus;
     /// Where the series are; at most `limit` entries a list.
-    fn cardinality(&self, limit: usize) -> Cardinality;
+    ///
+    /// # Errors
+    /// [`ReadError`] if an index cannot be read.
+    fn cardinality(&self, limit: usize) -> Result<Cardinality, ReadError>;
     /// Counters.
     fn metrics(&self) -> StorageMetrics;
     /// Changes how long and how much is kept; 0 means no limit.
@@ -55,5 +57,5 @@ pub trait Store: Queryable {
     ///
     /// # Errors
     /// [`StorageError`] if something could not be made durable.
-    fn close(self: Arc<Self>) -> Result<(), StorageError>;
+    fn close(&self) -> Result<(), StorageError>;
 }

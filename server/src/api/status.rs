@@ -129,7 +129,7 @@ pub async fn tsdb(ready: Ready, params: Params) -> Result<Response, ApiError> {
     let limit = usize::try_from(limit).unwrap_or(10);
     let deadline = Deadline::after(ready.state.settings.query_timeout);
     let (status, cardinality) =
-        blocking(deadline, move |_| Ok((ready.store.status(), ready.store.cardinality(limit)))).await?;
+        blocking(deadline, move |_| Ok((ready.store.status(), ready.store.cardinality(limit)?))).await?;
     Ok(success(|out| {
         let mut object = Object::new(out);
         let mut head = Object::new(object.key("headStats"));

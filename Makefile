@@ -1,0 +1,90 @@
+# make run    build and start the server with a configuration that scrapes itself
+# make test   all tests
+# make check  what every change has to pass
+# make fmt    format the code
+# make bench  benches
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test check fmt lint deny docs bench
+
+# ccache keeps what RocksDB's C++ compiles to, across fresh clones and cleaned target folders.
+ifneq ($(wildcard /usr/lib/ccache),)
+export PATH := /usr/lib/ccache:$(PATH)
+endif
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+DATA ?= data
+LISTEN ?= 0.0.0.0:9090
+
+# Debug assertions for our own crates only: RocksDB and the libraries keep their one release build.
+CRATES := chronolith-model chronolith-wire chronolith-storage chronolith-query chronolith chronolith-benches
+ASSERTIONS := $(foreach crate,$(CRATES),--config 'profile.release.package.$(crate).debug-assertions=true')
+
+help:
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -5
+
+# Building RocksDB needs a C++ compiler and libclang; both come from apt where they are missing.
+setup:
+	@missing=(); \
+	command -v $(CARGO) >/dev/null || { echo "Rust is missing: see https://rustup.rs"; exit 1; }; \
+	command -v c++ >/dev/null || command -v g++ >/dev/null || missing+=(g++); \
+	ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' || ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-dev); \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  if ! command -v apt-get >/dev/null; then echo "please install: $${missing[*]}"; exit 1; fi; \
+	  if [ "$$(id -u)" = 0 ]; then sudo=; \
+	  elif command -v sudo >/dev/null; then sudo=sudo; \
+	  else echo "please install as root: apt-get install $${missing[*]}"; exit 1; fi; \
+	  echo "installing $${missing[*]} with apt-get"; \
+	  $$sudo apt-get update -q && $$sudo apt-get install -y -q --no-install-recommends $${missing[@]}; \
+	fi
+
+build: setup
+	$(CARGO) build --release --workspace
+
+# The configuration is written once, with a node_exporter if one listens on its usual port, and is
+# yours to edit from then on.
+run: build
+	@mkdir -p $(DATA)
+	@if [ ! -e $(DATA)/prometheus.yml ]; then \
+	  sed "s/localhost:9090/localhost:$(lastword $(subst :, ,$(LISTEN)))/" server/default.yml > $(DATA)/prometheus.yml; \
+	  if (exec 3<>/dev/tcp/127.0.0.1/9100) 2>/dev/null; then \
+	    printf '  - job_name: node\n    static_configs:\n      - targets: ["localhost:9100"]\n' >> $(DATA)/prometheus.yml; \
+	    echo "found something at localhost:9100: it is scraped as job \"node\""; \
+	  fi; \
+	  echo "wrote $(DATA)/prometheus.yml"; \
+	fi
+	@port=$(lastword $(subst :, ,$(LISTEN))); \
+	echo; \
+	echo "  Start page       http://localhost:$$port/"; \
+	echo "  Query            http://localhost:$$port/api/v1/query?query=up"; \
+	echo "  Remote write     http://localhost:$$port/api/v1/write"; \
+	echo "  Grafana          data source \"Prometheus\" with http://localhost:$$port"; \
+	echo "  Configuration    $(DATA)/prometheus.yml (POST /-/reload or SIGHUP after changes)"; \
+	echo "  Samples          $(DATA)/store"; \
+	echo
+	exec $(TARGET_DIR)/release/chronolith --config.file=$(DATA)/prometheus.yml \
+	  --storage.tsdb.path=$(DATA)/store --web.listen-address=$(LISTEN) --web.enable-lifecycle
+
+test: setup
+	$(CARGO) test --release --workspace $(ASSERTIONS)
+
+check: lint test deny docs
+
+fmt:
+	$(CARGO) fmt --all
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+# Licences and advisories; skipped where cargo-deny is not installed.
+deny:
+	@if command -v cargo-deny >/dev/null; then cargo-deny check; else echo "cargo-deny is not installed: skipped"; fi
+
+docs: setup
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+
+bench: setup
+	$(CARGO) bench --workspace
