@@ -48,6 +48,8 @@ pub(crate) struct Cx<'q> {
     pub(crate) features: Features,
     pub(crate) lookback_ms: i64,
     pub(crate) batch_rows: Option<usize>,
+    /// Samples that may be held at once.
+    pub(crate) max_samples: usize,
     pub(crate) names: Names,
     /// What the label sets and their strings were charged with so far.
     pub(crate) labels_charge: Mutex<(usize, Charge)>,

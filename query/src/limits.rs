@@ -20,6 +20,10 @@ pub(crate) const CELLS_PER_BATCH: usize = 64 * 1024;
 /// Rows a batch holds at most.
 pub(crate) const ROWS_PER_BATCH: usize = 4096;
 
+/// Latest and, negated, earliest time of a query, in milliseconds: a quarter of what 64 bits hold, 73 million years
+/// to either side of 1970, so that no sum of time, offset, window and look-back overflows.
+pub const MAX_TIME_MS: i64 = i64::MAX / 4;
+
 /// How the server stops a query: the client went away, or the deadline has passed. The query layer reads no
 /// clock itself.
 pub trait Control: Send + Sync {

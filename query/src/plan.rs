@@ -7,7 +7,7 @@ mod explain;
 
 use crate::error::QueryError;
 use crate::functions::Extension;
-use crate::limits::MAX_DEPTH;
+use crate::limits::{MAX_DEPTH, MAX_TIME_MS};
 use crate::parser::ast::{
     Aggregate, AggregateOp, At, Binary, BinaryOp, Call, Extent, MatrixSelector, Subquery, VectorMatching,
     VectorSelector,
@@ -312,7 +312,8 @@ impl Planner<'_> {
     fn fixed(&self, at: At) -> Option<i64> {
         match at {
             At::None => None,
-            At::Time(at) => Some(at),
+            // There is no data beyond, so nothing changes by coming nearer.
+            At::Time(at) => Some(at.clamp(-MAX_TIME_MS, MAX_TIME_MS)),
             At::Start => Some(self.times.start),
             At::End => Some(self.times.end),
         }

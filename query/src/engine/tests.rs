@@ -408,3 +408,52 @@ fn statistics_count_windows_whole_and_invariant_parts_at_each_step() {
     check("max_over_time(limit{job=\"a\"}[60s] @ 100)", (200_000, 220_000, 10_000), (18, 6));
     check("sum(limit)", (200_000, 220_000, 10_000), (6, 6));
 }
+
+#[test]
+fn grids_with_more_steps_than_samples_are_allowed_are_refused_before_memory_is_taken() {
+    let engine = engine(1, None, Features::default());
+    for text in ["sum_over_time(vector(1)[100y:1ms])", "max_over_time(nothing[100y:1ms])"] {
+        assert_eq!(run(&engine, text, None), Err(QueryError::TooManySamples), "{text}");
+    }
+    let engine = Engine::new(EngineOptions { memory_limit_bytes: 1 << 20, ..EngineOptions::default() });
+    let error = run(&engine, "sum_over_time(vector(time())[1d:1s])", None).unwrap_err();
+    assert!(matches!(&error, QueryError::OverBudget(text) if text.contains("--query.max-memory")), "{error}");
+}
+
+#[test]
+fn long_chains_and_deep_nesting_fit_a_small_stack() {
+    let chains = [
+        vec!["limit"; 1_900].join(" or "),
+        vec!["1"; 20_000].join(" + "),
+        format!("{}limit{}", "abs(".repeat(400), ")".repeat(400)),
+        format!("{}limit{}", "-(".repeat(240), ")".repeat(240)),
+    ];
+    let small_stack = std::thread::Builder::new().stack_size(2 << 20);
+    let thread = small_stack.spawn(move || {
+        let engine = engine(1, None, Features::default());
+        for text in &chains {
+            run(&engine, text, None).unwrap();
+        }
+        let too_long = vec!["limit"; 5_000].join(" or ");
+        let error = run(&engine, &too_long, None).unwrap_err();
+        assert_eq!(error.to_string(), "expression is too long to be evaluated");
+    });
+    thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn far_times_do_not_overflow() {
+    let engine = engine(1, None, Features::default());
+    let far = crate::limits::MAX_TIME_MS;
+    for text in [
+        "limit offset -290y",
+        "rate(limit[290y] offset 290y)",
+        "limit @ -1e15",
+        "max_over_time(limit[2m:1m] @ 1e15)",
+    ] {
+        for time in [-far, 0, far] {
+            assert!(run(&engine, text, Some((time, time, 1))).is_ok(), "{text} at {time}");
+        }
+    }
+    assert!(run(&engine, "limit", Some((i64::MIN, i64::MAX, 1))).is_err());
+}

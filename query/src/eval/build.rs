@@ -24,6 +24,7 @@ use crate::annotations::{Annotation, Annotations};
 use crate::error::QueryError;
 use crate::functions::label::{LabelJoin, LabelReplace};
 use crate::functions::{Extension, histogram, math, time, window_function};
+use crate::limits::Charge;
 use crate::parser::ast::{AggregateOp, BinaryOp};
 use crate::parser::{Function, Span, ValueType};
 use crate::plan::{DataTime, Plan, PlanKind, Selector};
@@ -41,7 +42,12 @@ pub(crate) struct Builder<'b, 'q> {
     pub(crate) notes: Annotations,
     /// What the store could not serve.
     pub(crate) store_warnings: Vec<String>,
+    /// For scalars and other columns of one value a step.
+    pub(crate) charge: Charge,
 }
+
+/// What a node takes for each step, whatever the number of its series: a scalar, bounds, presence words.
+const STEP_BYTES: usize = 32;
 
 /// Which steps a part is evaluated at, and how its samples count.
 #[derive(Clone)]
@@ -66,6 +72,10 @@ impl Builder<'_, '_> {
     pub(crate) fn build(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
         self.cx.check()?;
         let grid = place.grid;
+        if grid.n_steps > self.cx.max_samples {
+            return Err(QueryError::TooManySamples);
+        }
+        self.charge.add_bytes(grid.n_steps.saturating_mul(STEP_BYTES))?;
         match &plan.kind {
             PlanKind::Number(value) => Ok(Node::Scalar(vec![*value; grid.n_steps])),
             PlanKind::Text(text) => Ok(Node::Text(text.clone())),

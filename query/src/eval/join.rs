@@ -11,12 +11,13 @@ use super::maps::{arithmetic, compare, incompatible, scale};
 use super::{Cx, Operator, OutSeries};
 use crate::annotations::{Annotation, Annotations, HistogramOperation};
 use crate::error::QueryError;
+use crate::limits::Charge;
 use crate::parser::Span;
 use crate::parser::ast::{BinaryOp, Cardinality, VectorMatching};
 use crate::value::SampleValue;
 use chronolith_model::symbols::Symbol;
 use chronolith_model::{CounterResetHint, FloatHistogram};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Numbers for the labels that series are matched by.
@@ -127,10 +128,12 @@ pub(crate) struct Join {
     /// Steps at which output with these labels was made for a key.
     matched: HashMap<(u32, Option<LabelSetId>), Vec<u64>>,
     /// At each step only the annotation of the last series survives.
-    last_notes: Vec<Option<Annotation>>,
+    last_notes: BTreeMap<usize, Annotation>,
     error: FirstError,
     state: State,
     batch: Batch,
+    /// For presence by key and owners by step.
+    charge: Charge,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -195,10 +198,11 @@ impl Join {
             any_one: vec![0; grid.n_words()],
             duplicates: Vec::new(),
             matched: HashMap::new(),
-            last_notes: vec![None; grid.n_steps],
+            last_notes: BTreeMap::new(),
             error: FirstError::default(),
             state: State::Start,
             batch: Batch::default(),
+            charge: cx.store.budget.take(0, 0)?,
             operation,
         };
         join.find_series(cx, &one_keys)?;
@@ -258,6 +262,7 @@ impl Join {
         let n_steps = self.grid.n_steps;
         let mut any = vec![0; self.grid.n_words()];
         for (number, key) in self.keys.iter_mut().enumerate().filter(|(_, key)| key.ones.len() > 1) {
+            self.charge.add_bytes(n_steps * 4)?;
             let mut owners = vec![FILL; n_steps];
             for &one in &key.ones {
                 any.fill(0);
@@ -276,21 +281,30 @@ impl Join {
     }
 
     /// Combines a row of the many side with what it meets.
-    fn combine_row(&mut self, row: Row<'_>, at: usize, out: &mut Batch, out_first: usize) {
+    fn combine_row(
+        &mut self,
+        row: Row<'_>,
+        at: usize,
+        out: &mut Batch,
+        out_first: usize,
+    ) -> Result<(), QueryError> {
         let number = self.many_keys[at];
         let (from, to) = (self.first_out[at], self.first_out[at + 1]);
         if from == to {
-            return;
+            return Ok(());
         }
         let key = &self.keys[number as usize];
         let fill = self.operation.matching.fill_rhs;
         let is_one_to_one = self.operation.matching.cardinality == Cardinality::OneToOne;
         // Only where several rows can meet the same key can they get into each other's way.
         let track = key.n_many > 1 || self.operation.matching.fill_lhs.is_some();
+        if track {
+            self.charge.add_bytes(2 * self.grid.n_words() * 8)?;
+        }
         if let ([one], None, None, false) = (&key.ones[..], fill, row.histograms, track) {
             let one_row = self.one_rows.row(*one as usize);
             if one_row.histograms.is_none() && self.combine_floats(row, one_row, out, from - out_first) {
-                return;
+                return Ok(());
             }
         }
         let mut any = vec![0; self.grid.n_words()];
@@ -312,8 +326,8 @@ impl Join {
             };
             let (lhs, rhs) = if self.is_swapped() { (one, many) } else { (many, one) };
             let (value, note) = self.operation.combine(lhs, rhs);
-            if note.is_some() {
-                self.last_notes[step] = note;
+            if let Some(note) = note {
+                self.last_notes.insert(step, note);
             }
             let Some((value, keep)) = value else { continue };
             let slot = self.sources[from..to].iter().position(|sources| sources.contains(&source));
@@ -336,6 +350,7 @@ impl Join {
             out.row_mut(from - out_first + slot).finish();
             out.set_histograms(from - out_first + slot, column);
         }
+        Ok(())
     }
 
     /// False, and an error, if there is a match at this step already.
@@ -439,8 +454,8 @@ impl Join {
                     _ => (many, one),
                 };
                 let (value, note) = self.operation.combine(lhs, rhs);
-                if note.is_some() {
-                    self.last_notes[step] = note;
+                if let Some(note) = note {
+                    self.last_notes.insert(step, note);
                 }
                 match value {
                     Some((SampleValue::Float(value), true)) => out.row_mut(at).set(step, value),
@@ -511,7 +526,7 @@ impl Operator for Join {
             for at in 0..batch.rows {
                 let row = batch.row(at);
                 row.mark_any(&mut self.any_many);
-                self.combine_row(row, batch.first + at, out, first);
+                self.combine_row(row, batch.first + at, out, first)?;
             }
             self.batch = batch;
             if end > first {
@@ -534,7 +549,7 @@ impl Operator for Join {
         let (many, one) = (self.many.finish(), self.one.finish());
         let (mut notes, later) = if swapped { (one, many) } else { (many, one) };
         notes.merge(later);
-        for note in self.last_notes.into_iter().flatten() {
+        for note in self.last_notes.into_values() {
             notes.add(note, self.operation.span);
         }
         notes

@@ -5,7 +5,7 @@ use super::labels::SymbolPairs;
 use super::{ColumnMap, Cx, Operator, OutSeries};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
-use crate::limits::SAMPLES_PER_CHECK;
+use crate::limits::{Charge, SAMPLES_PER_CHECK};
 use chronolith_model::queryable::{SampleBatch, SelectedSeries, TimestampColumn};
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -81,6 +81,8 @@ impl<S: RowSource> Leaf<S> {
         cx.check()?;
         self.selected.read(range.clone(), &mut samples, &cx.store)?;
         assert_eq!(samples.series.len(), range.len(), "a read gives an entry for each series");
+        let decoded_bytes = samples.values.len() * 8 + samples.histograms.len() * 16;
+        let _decoded = cx.store.budget.take(decoded_bytes, 0)?;
         let mut batches = Vec::new();
         let mut unchecked = 0;
         let n_rows = cx.rows_per_batch(&self.grid);
@@ -177,8 +179,11 @@ fn plan_reads(partitions: &[Range<u32>], n_rows: usize) -> Vec<Range<u32>> {
 
 /// Plans by timestamp column: series that share a column share its plan.
 pub(crate) struct PlanCache<P> {
-    entries: Mutex<VecDeque<(Arc<TimestampColumn>, Arc<P>)>>,
+    entries: Mutex<VecDeque<PlanEntry<P>>>,
 }
+
+/// A column, its plan, and what the plan was charged with.
+type PlanEntry<P> = (Arc<TimestampColumn>, Arc<P>, Charge);
 
 impl<P> Default for PlanCache<P> {
     fn default() -> Self {
@@ -194,33 +199,40 @@ impl<P> PlanCache<P> {
     /// left is planned anew.
     const CAPACITY: usize = 64;
 
-    /// The plan of a column; `build` makes it where it is not known.
+    /// The plan of a column, `size_bytes` large; `build` makes it where it is not known.
     pub(crate) fn get(
         &self,
+        cx: &Cx<'_>,
         last: &mut LastPlan<P>,
         column: &Arc<TimestampColumn>,
+        size_bytes: usize,
         build: impl FnOnce(&[i64]) -> P,
-    ) -> Arc<P> {
+    ) -> Result<Arc<P>, QueryError> {
         if let Some((known, plan)) = last
             && Arc::ptr_eq(known, column)
         {
-            return Arc::clone(plan);
+            return Ok(Arc::clone(plan));
         }
         let found = {
             let entries = self.entries.lock();
-            entries.iter().find(|(known, _)| Arc::ptr_eq(known, column)).map(|(_, plan)| Arc::clone(plan))
+            let known = entries.iter().find(|(known, ..)| Arc::ptr_eq(known, column));
+            known.map(|(_, plan, _)| Arc::clone(plan))
         };
-        let plan = found.unwrap_or_else(|| {
-            let plan = Arc::new(build(&column.times));
-            let mut entries = self.entries.lock();
-            if entries.len() == Self::CAPACITY {
-                entries.pop_front();
+        let plan = match found {
+            Some(plan) => plan,
+            None => {
+                let charge = cx.store.budget.take(size_bytes, 0)?;
+                let plan = Arc::new(build(&column.times));
+                let mut entries = self.entries.lock();
+                if entries.len() == Self::CAPACITY {
+                    entries.pop_front();
+                }
+                entries.push_back((Arc::clone(column), Arc::clone(&plan), charge));
+                plan
             }
-            entries.push_back((Arc::clone(column), Arc::clone(&plan)));
-            plan
-        });
+        };
         *last = Some((Arc::clone(column), Arc::clone(&plan)));
-        plan
+        Ok(plan)
     }
 }
 

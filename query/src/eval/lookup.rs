@@ -69,7 +69,7 @@ impl RowSource for Lookup {
 
     fn fill(
         &self,
-        _cx: &Cx<'_>,
+        cx: &Cx<'_>,
         scratch: &mut Self::Scratch,
         samples: &SampleBatch,
         at: usize,
@@ -79,9 +79,10 @@ impl RowSource for Lookup {
         _notes: &mut Annotations,
     ) -> Result<(), QueryError> {
         let series = &samples.series[at];
-        let plan = self.plans.get(scratch, &series.timestamps, |times| {
+        let size_bytes = self.grid.n_steps * size_of::<u32>();
+        let plan = self.plans.get(cx, scratch, &series.timestamps, size_bytes, |times| {
             LookupPlan::new(times, &self.grid, self.time, self.lookback_ms)
-        });
+        })?;
         let (n_samples, histograms) = match self.wanted {
             Wanted::Value => self.fill_values(&plan, samples, series, batch, row),
             Wanted::InfoTimestamp => self.fill_float_times(&plan, samples, series, batch, row),

@@ -7,6 +7,7 @@ use super::join::{Matcher, first_failure};
 use super::{Cx, Operator, OutSeries};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
+use crate::limits::Charge;
 use crate::parser::ast::{BinaryOp, VectorMatching};
 
 /// A set operator. Rows of the side that may lose samples are cut as they pass.
@@ -21,6 +22,7 @@ pub(crate) struct SetOperator {
     seen: Vec<u64>,
     series: Vec<OutSeries>,
     state: State,
+    _charge: Charge,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,8 +47,10 @@ impl SetOperator {
         if op == BinaryOp::Or {
             series.extend_from_slice(rhs.series());
         }
-        let seen = vec![0; matcher.len() * grid.n_words()];
-        Ok(Self { op, grid, lhs, rhs, lhs_keys, rhs_keys, seen, series, state: State::Start })
+        let n_words = matcher.len() * grid.n_words();
+        let charge = cx.store.budget.take(n_words * 8, 0)?;
+        let (seen, state) = (vec![0; n_words], State::Start);
+        Ok(Self { op, grid, lhs, rhs, lhs_keys, rhs_keys, seen, series, state, _charge: charge })
     }
 
     fn read_right(&mut self, cx: &Cx<'_>) -> Result<(), QueryError> {

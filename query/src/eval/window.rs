@@ -81,6 +81,12 @@ impl WindowCall {
         }
     }
 
+    /// Size of a plan.
+    fn plan_bytes(&self) -> usize {
+        let step_bytes = if self.function.needs_geometry() { 8 + 24 } else { 8 };
+        self.grid.n_steps * step_bytes
+    }
+
     pub(crate) fn plan(&self, times: &[i64]) -> WindowPlan {
         let mut plan = WindowPlan::default();
         let Some((first, _)) = (self.grid.n_steps > 0).then(|| self.bounds(0)) else {
@@ -349,7 +355,9 @@ impl RowSource for Windows {
                 Floats::Constant(value) => ColumnValues::Constant(*value),
                 Floats::Values(range) => ColumnValues::Each(floats_of(samples, range)),
             };
-            let plan = self.plans.get(last, &series.timestamps, |times| self.call.plan(times));
+            let size_bytes = self.call.plan_bytes();
+            let plan =
+                self.plans.get(cx, last, &series.timestamps, size_bytes, |times| self.call.plan(times))?;
             let points = SeriesPoints {
                 float_times: times,
                 floats: Some(floats),
