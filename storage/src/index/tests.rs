@@ -227,7 +227,7 @@ fn strings_are_found_over_many_parts() {
 
 #[test]
 fn long_strings_that_differ_at_their_ends_stay_small_in_header_and_memory() {
-    let long = |i: u32| format!("{}{i:03}", "y".repeat(if i % 5 == 0 { 70_000 } else { 300 }));
+    let long = |i: u32| format!("{}{i:03}", "y".repeat(if i.is_multiple_of(5) { 70_000 } else { 300 }));
     let mut symbols: Vec<Box<str>> = (0..100).map(|i| long(i).into()).collect();
     symbols.sort();
     let mut kv = MemoryKv::default();

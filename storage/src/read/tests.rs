@@ -156,7 +156,7 @@ impl PartSeries for MemorySeries {
         for (series, index) in (0u32..).zip(range) {
             let (_, column, values) = &self.series[index as usize];
             let mut from = 0;
-            for run in values.chunk_by(|a, b| same_kind(a, b)).flat_map(|run| run.chunks(self.run_length)) {
+            for run in values.chunk_by(same_kind).flat_map(|run| run.chunks(self.run_length)) {
                 let values = match &run[0] {
                     Value::Histogram(_) => {
                         let start = out.histograms.len();
@@ -486,7 +486,9 @@ fn changed(count: u64, change: impl FnOnce(&mut IntHistogram)) -> Value {
 #[test]
 fn hints_follow_the_runs_of_a_series() {
     use CounterResetHint::{Gauge, NotReset, Reset, Unknown};
-    let cases: Vec<(&str, Vec<Value>, Vec<CounterResetHint>, Vec<CounterResetHint>)> = vec![
+    // Samples, hints in full, hints of the stats view.
+    type Case = (&'static str, Vec<Value>, Vec<CounterResetHint>, Vec<CounterResetHint>);
+    let cases: Vec<Case> = vec![
         (
             "growing",
             vec![int(2), int(4), int(4), int(6)],
