@@ -1,6 +1,7 @@
 //! Shared parts of the load generator and the endurance runs: a small HTTP client, processes under
-//! test, recorded streams. Criterion benches are in `benches/`.
+//! test, recorded streams, and made-up series. Criterion benches are in `benches/`.
 
+pub mod classes;
 pub mod fleet;
 pub mod http;
 pub mod process;

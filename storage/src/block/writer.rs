@@ -221,4 +221,6 @@ fn invalid(block: BlockId, reason: String) -> StorageError {
 const _: () = assert!(MAX_SAMPLES.is_power_of_two());
 
 #[cfg(test)]
+mod example;
+#[cfg(test)]
 mod tests;
