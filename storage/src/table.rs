@@ -190,6 +190,11 @@ impl TableSet {
     /// [`StorageError`] if the folder cannot be used. Damaged logs are no error: the report names what
     /// was dropped.
     pub fn open(setup: TableSetup) -> Result<(Arc<Self>, ReplayReport), StorageError> {
+        Self::open_with(setup, SEGMENT_BYTES)
+    }
+
+    /// As [`TableSet::open`], with segments of another length.
+    fn open_with(setup: TableSetup, segment_bytes: u64) -> Result<(Arc<Self>, ReplayReport), StorageError> {
         let TableSetup { options, log_dir, fs, secret, covered, next_number, newest } = setup;
         let limits = LabelLimits {
             max_labels: options.max_labels_per_series,
@@ -203,7 +208,7 @@ impl TableSet {
             bytes_written: Counter::default(),
             failures: Counter::default(),
             sync_durations: DurationRecorder::default(),
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes,
         });
         let registry = Arc::new(Registry::new(&secret, options.n_shards(), limits));
         let set = Self {

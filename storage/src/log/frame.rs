@@ -19,10 +19,10 @@ use crate::error::StorageError;
 pub const HEADER_BYTES: usize = 40;
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"CLg1";
-/// No frame is longer: a request is bounded long before, and a length beyond it is damage.
-pub const MAX_BODY_BYTES: usize = 256 << 20;
-/// No body decompresses to more.
+/// No body decompresses to more. Requests are bounded long before; the writer checks.
 pub const MAX_RAW_BYTES: usize = 1 << 30;
+/// No stored body is longer (snappy adds a sixth at worst): a length beyond it is damage.
+pub const MAX_BODY_BYTES: usize = MAX_RAW_BYTES + MAX_RAW_BYTES / 4;
 
 const CRC_AT: usize = 4;
 const LENGTH_AT: usize = 8;
@@ -210,4 +210,33 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_shows_the_header_of_a_file() {
+        let header =
+            FileHeader { window_start: Some(7_200_000), window_ms: 7_200_000, n_shards: 4, segment: 1 };
+        let kind = FrameKind::FileHeader;
+        let frame = FrameHeader { kind, table: 5, counter: 0, synced: SyncedUpTo::default() };
+        let mut bytes = Vec::new();
+        write_frame(frame, &header.encode(), &mut bytes);
+        assert_eq!(crate::format_examples::example("log file header").0, bytes);
+        let Parsed::Frame { header: found, body, length } = parse_frame(&bytes) else {
+            panic!("the frame does not parse");
+        };
+        assert_eq!((found, length), (frame, bytes.len()));
+        assert_eq!(FileHeader::decode(body, "a file").unwrap(), header);
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_refused_by_name() {
+        let mut body = FileHeader { window_start: None, window_ms: 1, n_shards: 1, segment: 0 }.encode();
+        body[0] = 2;
+        let error = FileHeader::decode(&body, "defs").unwrap_err();
+        assert_eq!(error.to_string(), "corrupt defs: log version 2, this program reads 1");
+    }
 }

@@ -284,6 +284,10 @@ impl TableLog {
             FrameKind::Definitions => (&writer.new_definitions, &files.definitions),
             _ => (&writer.sections, &files.segment),
         };
+        if raw.len() > frame::MAX_RAW_BYTES {
+            let error = io::Error::new(io::ErrorKind::FileTooLarge, "more than a frame can hold");
+            return Err(self.context.fail("write to the log in", &self.dir, error));
+        }
         // No memset of the part that is written anyway.
         let bound = snap::raw::max_compress_len(raw.len());
         if writer.compressed.len() < bound {

@@ -11,7 +11,7 @@ use super::runs::{Wanted, append_runs};
 use super::shard::{SeriesCopy, TableShard};
 use super::{TableSet, registry::RegistryShard};
 use crate::error::StorageError;
-use crate::index::{IndexReader, Postings, resolve};
+use crate::index::{Postings, matching, resolve};
 use crate::part::{Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{Estimate, QueryContext};
@@ -160,22 +160,8 @@ impl Part for TablePart {
     ) -> Result<(), StorageError> {
         self.matching(select, cx, |view, postings| {
             let interner = self.table.registry.interner.read();
-            if select.matchers.is_empty() {
-                let index = ShardIndex { index: view.shard.index(), interner: &interner };
-                return index.names(&mut |_, name| {
-                    sink(name);
-                    Ok(())
-                });
-            }
-            let mut seen: HashMap<u32, (), Xxh3DefaultBuilder> = HashMap::default();
-            for ordinal in postings.iter() {
-                for (name, _) in view.registry.labels(view.shard.series()[ordinal as usize].slot) {
-                    if seen.insert(name, ()).is_none() {
-                        sink(interner.resolve(name));
-                    }
-                }
-            }
-            Ok(())
+            let index = ShardIndex { index: view.shard.index(), interner: &interner };
+            matching::label_names(&index, postings, cx, sink)
         })
     }
 
@@ -188,24 +174,8 @@ impl Part for TablePart {
     ) -> Result<(), StorageError> {
         self.matching(select, cx, |view, postings| {
             let interner = self.table.registry.interner.read();
-            let Some(name) = interner.get(name) else { return Ok(()) };
-            if select.matchers.is_empty() {
-                let index = ShardIndex { index: view.shard.index(), interner: &interner };
-                return index.values(name, "", &mut |_, value| {
-                    sink(value);
-                    Ok(())
-                });
-            }
-            let mut seen: HashMap<u32, (), Xxh3DefaultBuilder> = HashMap::default();
-            for ordinal in postings.iter() {
-                let mut labels = view.registry.labels(view.shard.series()[ordinal as usize].slot);
-                if let Some((_, value)) = labels.find(|(other, _)| *other == name)
-                    && seen.insert(value, ()).is_none()
-                {
-                    sink(interner.resolve(value));
-                }
-            }
-            Ok(())
+            let index = ShardIndex { index: view.shard.index(), interner: &interner };
+            matching::label_values(&index, name, postings, cx, sink)
         })
     }
 

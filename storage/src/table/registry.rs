@@ -179,6 +179,17 @@ impl Registry {
         (sum >> 20) as usize & (self.shards.len() - 1)
     }
 
+    /// Forgets the newest sample of series where it lies in `[mint, maxt]`.
+    pub(super) fn forget_newest(&self, mint: i64, maxt: i64) {
+        for shard in &self.shards {
+            for entry in &mut shard.write().entries {
+                if (mint..=maxt).contains(&entry.last.timestamp) {
+                    entry.last = LastSample::NONE;
+                }
+            }
+        }
+    }
+
     /// The handle of a slot in use of a shard that the caller has locked.
     pub(super) fn handle(&self, shard_index: usize, local: u32, shard: &RegistryShard) -> SeriesRef {
         let generation = shard.entries[local as usize].generation;

@@ -384,7 +384,8 @@ impl Reading<'_> {
                 let offset = u32::try_from(damage.from).unwrap_or(u32::MAX);
                 SyncedUpTo { segment, offset } < self.synced
             });
-            if !followed_by_frames && !was_synced || segment.is_some() && !was_synced {
+            let may_be_torn = !followed_by_frames || segment.is_some();
+            if may_be_torn && !was_synced {
                 tracing::warn!(
                     path = %damage.path.display(),
                     from = damage.from,
@@ -392,6 +393,9 @@ impl Reading<'_> {
                     reason = damage.reason,
                     "torn end of the log cut"
                 );
+                if followed_by_frames {
+                    self.keep_aside(&mut reader, &damage);
+                }
                 if let Err(error) = reader.cut() {
                     tracing::warn!(path = %damage.path.display(), %error, "failed to cut the log");
                 }

@@ -3,9 +3,9 @@
 
 use super::columns::{CopiedColumns, Position};
 use super::shard::{Extra, HistogramPoint, SeriesCopy, TableShard, Value};
+use crate::chunk::histogram::same_layout;
 use crate::chunk::open::OpenChunk;
 use crate::part::{ColumnSlice, Run, RunBuffer, RunValues};
-use chronolith_model::histogram::{FloatHistogram, Histogram, IntHistogram};
 use chronolith_model::queryable::Stop;
 use std::ops::Range;
 use std::sync::Arc;
@@ -262,35 +262,4 @@ impl OpenRun<'_> {
         });
         self.points.clear();
     }
-}
-
-/// Whether two histograms may share a run: same form, schema, zero bucket, spans and bounds.
-pub fn same_layout(a: &Histogram, b: &Histogram) -> bool {
-    match (a, b) {
-        (Histogram::Int(a), Histogram::Int(b)) => int_layout(a) == int_layout(b),
-        (Histogram::Float(a), Histogram::Float(b)) => float_layout(a) == float_layout(b),
-        _ => false,
-    }
-}
-
-type Layout<'a> = (
-    i32,
-    u64,
-    &'a [chronolith_model::histogram::Span],
-    &'a [chronolith_model::histogram::Span],
-    Option<Vec<u64>>,
-);
-
-fn bits(values: Option<&Arc<[f64]>>) -> Option<Vec<u64>> {
-    values.map(|values| values.iter().map(|value| value.to_bits()).collect())
-}
-
-fn int_layout(h: &IntHistogram) -> Layout<'_> {
-    let custom = bits(h.custom_values.as_ref());
-    (h.schema, h.zero_threshold.to_bits(), &h.positive_spans, &h.negative_spans, custom)
-}
-
-fn float_layout(h: &FloatHistogram) -> Layout<'_> {
-    let custom = bits(h.custom_values.as_ref());
-    (h.schema, h.zero_threshold.to_bits(), &h.positive_spans, &h.negative_spans, custom)
 }

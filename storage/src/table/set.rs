@@ -106,6 +106,9 @@ impl TableSet {
     pub(super) fn enter(&self, windows: &[i64]) -> Result<Entered, AppendError> {
         let window_ms = self.options.window_ms;
         loop {
+            if self.closed.load(Ordering::Acquire) {
+                return Err(AppendError::Closed);
+            }
             let tables = self.tables.load_full();
             let newest = windows.last().copied();
             let Some(current_window) = tables.current_window.max(newest) else {
@@ -285,9 +288,14 @@ impl TableSet {
 
     /// Freezes open tables with samples in `[mint, maxt]` and waits for the appends in them; the
     /// numbers of all frozen tables that overlap and wait to be sealed.
+    ///
+    /// For deletions: samples that will be gone are no longer held against what is written later, so
+    /// the newest sample of a series may be written again.
     pub fn freeze_overlapping(&self, mint: i64, maxt: i64) -> Vec<u64> {
         let overlaps = |table: &Table| table.time_range().is_some_and(|(a, b)| a <= maxt && b >= mint);
-        self.freeze_and_wait(overlaps)
+        let numbers = self.freeze_and_wait(overlaps);
+        self.registry.forget_newest(mint, maxt);
+        numbers
     }
 
     fn freeze_and_wait(&self, mut is_meant: impl FnMut(&Table) -> bool) -> Vec<u64> {

@@ -17,6 +17,7 @@ use std::path::Path;
 
 mod crash;
 mod faults;
+mod measure;
 mod model;
 
 const WINDOW_MS: i64 = 1000;
@@ -366,4 +367,34 @@ fn handles_of_a_batch_are_good_for_the_next_and_expire_with_the_series() {
     let (other, created) = append(SeriesKey::Ref(handle, &series), 30);
     assert_ne!(other, handle);
     assert_eq!(created, 1);
+}
+
+#[test]
+fn a_deleted_newest_sample_may_be_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = open(dir.path());
+    let series = labels("__name__=up");
+    append(&set, &series, &[float(10, 1.0)]).unwrap();
+    for number in set.freeze_overlapping(5, 15) {
+        set.sealed(number);
+    }
+    let outcome = append(&set, &series, &[float(10, 2.0)]).unwrap();
+    assert_eq!((outcome.samples_written, outcome.refused), (1, 0));
+    assert_eq!(set.stats().n_samples, 1);
+}
+
+#[test]
+fn markers_for_the_newest_only_are_passed_over_when_they_are_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = open(dir.path());
+    let series = labels("__name__=up");
+    append(&set, &series, &[float(10, 1.0)]).unwrap();
+    for (timestamp, n_samples) in [(9, 1), (10, 1), (11, 2)] {
+        let mut batch = AppendBatch { newest_only_from: 0, ..AppendBatch::default() };
+        batch.samples.push(Sample { timestamp, value: stale_nan(), start_timestamp: 0 });
+        let key = SeriesKey::Labels(&series);
+        batch.series.push(BatchSeries { key, samples: 0..1, histograms: 0..0, exemplars: 0..0 });
+        assert_eq!(set.append(&batch, false).unwrap().refused, 0);
+        assert_eq!(set.stats().n_samples, n_samples);
+    }
 }

@@ -164,3 +164,23 @@ fn metadata_and_definitions_come_back() {
     assert_eq!((found[0].shard, found[0].first, found.len()), (2, 4, 1));
     assert_eq!(found[0].series[1], [("__name__", "down")]);
 }
+
+#[test]
+fn the_document_shows_what_is_written() {
+    let mut builder = DefinitionsBuilder::default();
+    builder.push(0, [("__name__", "up"), ("job", "a")].into_iter());
+    builder.push(1, [("__name__", "down")].into_iter());
+    let mut body = Vec::new();
+    builder.finish(0, &mut body);
+    assert_eq!(crate::format_examples::example("log definitions").0, body);
+
+    let mut builder = SectionBuilder::default();
+    let mut logged = [0u64; 2];
+    for (ordinal, time, value) in [(0, 1000, 5.0f64), (1, 1000, 0.5), (0, 1015, 7.0), (1, 1015, 0.5)] {
+        let before = std::mem::replace(&mut logged[ordinal as usize], value.to_bits());
+        builder.push_float(ordinal, time, before, value.to_bits(), 0);
+    }
+    let mut body = Vec::new();
+    builder.finish(0, &mut body);
+    assert_eq!(crate::format_examples::example("log samples").0, body);
+}

@@ -198,3 +198,29 @@ fn another_number_of_shards_replays_and_freezes_the_table() {
     assert_eq!(contents(&set), before);
     assert_eq!(set.frozen().len(), 1);
 }
+
+#[test]
+fn segments_follow_each_other_and_differences_begin_anew_in_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(1 << 40));
+    let open = || TableSet::open_with(setup(dir.path(), options(&clock)), 500).unwrap();
+    let (set, _) = open();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let set = &set;
+            scope.spawn(move || {
+                let series = labels(&format!("__name__=a,job=j{thread}"));
+                for time in 0..300 {
+                    append(set, &series, &[float(time, time as f64 / 3.0)]).unwrap();
+                }
+            });
+        }
+    });
+    let before = contents(&set);
+    drop(set);
+    let n_segments = log_files(dir.path()).iter().filter(|file| file.extension().is_some()).count();
+    assert!(n_segments > 10, "{n_segments} segments");
+    let (set, report) = open();
+    assert_eq!((report.n_samples, report.torn.len(), report.quarantined.len()), (1200, 0, 0));
+    assert_eq!(contents(&set), before);
+}

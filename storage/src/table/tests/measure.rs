@@ -1,0 +1,110 @@
+//! What an append costs: 51,200 known series of 96 targets, 2,000 samples a request, one thread, log
+//! included. Counters, gauges and constants in the shares that exporters send.
+//!
+//! `cargo test --release -p chronolith-storage --no-default-features -- --ignored --nocapture measure`
+
+use super::*;
+use std::time::Instant;
+
+const N_SERIES: usize = 51_200;
+const PER_REQUEST: usize = 2_000;
+const ROUNDS: i64 = 120;
+
+/// Name and value of each label, with a length before each: stands for remote write 1.0.
+fn encode(labels: &Labels) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for text in labels.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.push(text.len() as u8);
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+fn decode<'a>(
+    mut bytes: &'a [u8],
+    out: &mut Vec<(&'a str, &'a str)>,
+) -> Result<(), chronolith_model::append::InvalidLabels> {
+    fn text<'a>(bytes: &mut &'a [u8]) -> &'a str {
+        let (text, rest) = bytes[1..].split_at(bytes[0] as usize);
+        *bytes = rest;
+        std::str::from_utf8(text).unwrap()
+    }
+    while !bytes.is_empty() {
+        out.push((text(&mut bytes), text(&mut bytes)));
+    }
+    Ok(())
+}
+
+fn value(series: usize, round: i64) -> f64 {
+    match series % 10 {
+        0..=5 => series as f64,
+        6 | 7 => (round * (series as i64 % 50 + 1)) as f64,
+        8 => (round * 7 % 100 + series as i64 % 10) as f64 / 10.0,
+        _ => 1.0 / (round as f64 + series as f64),
+    }
+}
+
+#[test]
+#[ignore = "a measurement: run it alone and in release"]
+fn measure_append_of_known_series() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(1 << 40));
+    let options = Options { window_ms: crate::options::DEFAULT_WINDOW_MS, ..options(&clock) };
+    let (set, _) = TableSet::open(setup(dir.path(), options.clone())).unwrap();
+    let keys: Vec<Vec<u8>> = (0..N_SERIES)
+        .map(|series| {
+            let target = series / (N_SERIES / 96 + 1);
+            encode(&labels(&format!(
+                "__name__=some_exporter_metric_{},instance=host-{target}:9100,job=node,mode=m{},device=d{}",
+                series % 320,
+                series % 7,
+                series % 3 + series / 320 % 2 * 10,
+            )))
+        })
+        .collect();
+    let mut seconds = 0.0;
+    for round in 0..ROUNDS {
+        for (first, part) in keys.chunks(PER_REQUEST).enumerate().map(|(i, part)| (i * PER_REQUEST, part)) {
+            let mut batch = AppendBatch { decode, ..AppendBatch::default() };
+            for (index, key) in part.iter().enumerate() {
+                let series = first + index;
+                let timestamp = round * 15_000 + (series / (N_SERIES / 96 + 1)) as i64 * 150;
+                batch.samples.push(Sample { timestamp, value: value(series, round), start_timestamp: 0 });
+                let samples = index as u32..index as u32 + 1;
+                let key = SeriesKey::Encoded(key);
+                batch.series.push(BatchSeries { key, samples, histograms: 0..0, exemplars: 0..0 });
+            }
+            let started = Instant::now();
+            set.append(&batch, false).unwrap();
+            if round > 0 {
+                seconds += started.elapsed().as_secs_f64();
+            }
+        }
+    }
+    let n_samples = N_SERIES as f64 * (ROUNDS - 1) as f64;
+    let stats = set.stats();
+    println!("append: {:.0} ns/sample", seconds * 1e9 / n_samples);
+    println!("log: {:.2} B/sample", stats.log_bytes_written as f64 / stats.n_samples as f64);
+    println!("tables: {:.0} B/series", stats.tables_bytes as f64 / N_SERIES as f64);
+    println!("registry: {:.0} B/series", stats.registry_bytes as f64 / N_SERIES as f64);
+    drop(set);
+    let started = Instant::now();
+    let (set, report) = TableSet::open(setup(dir.path(), options)).unwrap();
+    let seconds = started.elapsed().as_secs_f64();
+    println!("replay: {:.0} ns/sample", seconds * 1e9 / report.n_samples as f64);
+    let started = Instant::now();
+    set.freeze_all();
+    let frozen = set.frozen();
+    println!("order: {:.0} ns/series", started.elapsed().as_secs_f64() * 1e9 / N_SERIES as f64);
+    let started = Instant::now();
+    let mut n_read = 0;
+    for table in &frozen {
+        for (_, mut source) in table.sources(&[table.time_range()]) {
+            let mut series = SourceSeries::default();
+            while source.next_series(&mut series).unwrap() {
+                n_read += series.samples.values.len();
+            }
+        }
+    }
+    println!("source: {:.0} ns/sample", started.elapsed().as_secs_f64() * 1e9 / n_read as f64);
+}
