@@ -9,6 +9,7 @@ pub mod listen;
 pub mod relabel;
 pub mod reload;
 pub mod remote;
+pub mod scrape;
 pub mod shutdown;
 pub mod state;
 pub mod store;
