@@ -4,6 +4,7 @@
 //! Source: Prometheus v3.14, `promql/functions.go`.
 
 mod histogram;
+mod sliding;
 mod trend;
 
 use super::{ColumnValues, FloatColumn, SeriesNotes, Window, WindowFunction};
@@ -25,14 +26,11 @@ pub(super) fn find(
         Some(Box::new(FloatFold(fold)))
     };
     match function {
-        Function::MaxOverTime => fold(|times, values| extreme(times, values, |v, best| v > best).1),
-        Function::MinOverTime => fold(|times, values| extreme(times, values, |v, best| v < best).1),
-        Function::TsOfMaxOverTime => {
-            fold(|times, values| extreme(times, values, |v, best| v >= best).0 as f64 / 1000.0)
-        }
-        Function::TsOfMinOverTime => {
-            fold(|times, values| extreme(times, values, |v, best| v <= best).0 as f64 / 1000.0)
-        }
+        Function::MaxOverTime => Some(Box::new(Extreme { beats: |a, b| a > b, time: false })),
+        Function::MinOverTime => Some(Box::new(Extreme { beats: |a, b| a < b, time: false })),
+        // The last of equals is wanted.
+        Function::TsOfMaxOverTime => Some(Box::new(Extreme { beats: |a, b| a >= b, time: true })),
+        Function::TsOfMinOverTime => Some(Box::new(Extreme { beats: |a, b| a <= b, time: true })),
         Function::StddevOverTime => fold(|_, values| variance(values).sqrt()),
         Function::StdvarOverTime => fold(|_, values| variance(values)),
         Function::MadOverTime => fold(|_, values| median_absolute_deviation(values)),
@@ -163,15 +161,70 @@ impl<F: Fn(&[i64], &[f64]) -> f64 + Send + Sync> WindowFunction for FloatFold<F>
     }
 }
 
-/// Time and value of the sample that none other is better than; NaN is worse than anything.
-fn extreme(times: &[i64], values: &[f64], better: impl Fn(f64, f64) -> bool) -> (i64, f64) {
-    let (mut time, mut best) = (times[0], values[0]);
-    for (&t, &value) in times.iter().zip(values) {
-        if better(value, best) || best.is_nan() {
-            (time, best) = (t, value);
+/// `max_over_time` and `min_over_time`, and the times of these samples.
+struct Extreme {
+    beats: fn(f64, f64) -> bool,
+    time: bool,
+}
+
+impl Extreme {
+    /// The sample that no later one beats; NaN is beaten by anything.
+    fn find(&self, values: &[f64]) -> usize {
+        let mut best = 0;
+        for (at, &value) in values.iter().enumerate() {
+            if (self.beats)(value, values[best]) || values[best].is_nan() {
+                best = at;
+            }
         }
+        best
     }
-    (time, best)
+
+    fn result(&self, times: &[i64], values: &[f64], at: usize) -> f64 {
+        if self.time { times[at] as f64 / 1000.0 } else { values[at] }
+    }
+}
+
+impl WindowFunction for Extreme {
+    fn window(
+        &self,
+        window: &Window<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<Option<SampleValue>, QueryError> {
+        let (times, values) = (window.floats.times, window.floats.values);
+        if times.is_empty() {
+            return Ok(None);
+        }
+        if !window.histograms.times.is_empty() {
+            notes.named(Annotation::HistogramIgnoredInMixedRange);
+        }
+        Ok(Some(SampleValue::Float(self.result(times, values, self.find(values)))))
+    }
+
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        _notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        match column.values {
+            ColumnValues::Constant(value) if !self.time => {
+                column.windows(1).for_each(|(step, ..)| row.set(step, value));
+            }
+            ColumnValues::Constant(_) => return Ok(false),
+            ColumnValues::Each(values) if sliding::pays(column) => {
+                sliding::extremes(column, values, self.beats, |step, at| {
+                    row.set(step, self.result(column.times, values, at));
+                });
+            }
+            ColumnValues::Each(values) => {
+                for (step, low, high) in column.windows(1) {
+                    let at = low + self.find(&values[low..high]);
+                    row.set(step, self.result(column.times, values, at));
+                }
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Population variance, with compensated sums.
@@ -284,6 +337,18 @@ impl WindowFunction for Total {
         let ColumnValues::Each(values) = column.values else {
             return Ok(false);
         };
+        if sliding::pays(column) {
+            sliding::sums(column, values, |step, parts, window| {
+                let n = window.len() as f64;
+                let value = match (self.average, parts) {
+                    (true, Some((sum, c))) => sum / n + c / n,
+                    (true, None) => average(window),
+                    (false, _) => sliding::total(parts, window),
+                };
+                row.set(step, value);
+            });
+            return Ok(true);
+        }
         for (step, low, high) in column.windows(1) {
             let values = &values[low..high];
             row.set(step, if self.average { average(values) } else { sum(values) });
@@ -348,6 +413,56 @@ mod tests {
         check(0.0, &[5.0, f64::NAN], f64::NAN);
         check(-0.1, &[1.0], f64::NEG_INFINITY);
         check(1.1, &[1.0], f64::INFINITY);
+    }
+
+    /// Windows of `length` samples, a step every `stride`.
+    fn check_sliding(values: &[f64], length: usize, stride: usize) {
+        let times: Vec<i64> = (0..values.len() as i64).collect();
+        let high: Vec<u32> = (0..=values.len()).step_by(stride).map(|end| end as u32).collect();
+        let low: Vec<u32> = high.iter().map(|&end| end.saturating_sub(length as u32)).collect();
+        let column = FloatColumn {
+            times: &times,
+            values: ColumnValues::Each(values),
+            starts: &[],
+            low: &low,
+            high: &high,
+            geometry: &[],
+            range_s: 1.0,
+            extension: crate::functions::Extension::None,
+        };
+        sliding::sums(&column, values, |step, parts, window| {
+            let (expected, found) = (sum(window), sliding::total(parts, window));
+            let close = (expected - found).abs() <= expected.abs() * 1e-15;
+            assert!(close || expected.to_bits() == found.to_bits(), "step {step}: {found} for {expected}");
+        });
+        for beats in [|a: f64, b: f64| a > b, |a, b| a < b, |a, b| a >= b, |a, b| a <= b] {
+            let plain = Extreme { beats, time: false };
+            sliding::extremes(&column, values, beats, |step, at| {
+                let (low, high) = (low[step] as usize, high[step] as usize);
+                assert_eq!(at, low + plain.find(&values[low..high]), "step {step}");
+            });
+        }
+    }
+
+    #[test]
+    fn sliding_folds_give_what_folding_each_window_gives() {
+        let mut state = 1u64;
+        let mut values: Vec<f64> = (0..500)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                f64::from((state >> 40) as u32 % 50) * 0.1
+            })
+            .collect();
+        for (length, stride) in [(40, 1), (40, 7), (40, 40), (40, 90), (200, 3), (1, 1)] {
+            check_sliding(&values, length, stride);
+        }
+        values[100] = f64::NAN;
+        values[200] = f64::INFINITY;
+        values[300] = f64::NEG_INFINITY;
+        values[400..450].fill(f64::NAN);
+        for (length, stride) in [(40, 1), (120, 5)] {
+            check_sliding(&values, length, stride);
+        }
     }
 
     #[test]
