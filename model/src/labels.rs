@@ -139,10 +139,22 @@ pub fn write_quoted(f: &mut impl fmt::Write, text: &str) -> fmt::Result {
             '\u{b}' => f.write_str("\\v")?,
             '\u{c}' => f.write_str("\\f")?,
             c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(f, "\\x{:02x}", c as u32)?,
-            c => f.write_char(c)?,
+            c if is_go_printable(c) => f.write_char(c)?,
+            c if (c as u32) < 0x1_0000 => write!(f, "\\u{:04x}", c as u32)?,
+            c => write!(f, "\\U{:08x}", c as u32)?,
         }
     }
     f.write_char('"')
+}
+
+/// Go's `strconv.IsPrint`: letters, marks, numbers, punctuation, symbols, and of the spaces only the ordinary
+/// one.
+pub fn is_go_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return c == ' ' || c.is_ascii_graphic();
+    }
+    // Rust escapes the same classes, and marks only where they stand first.
+    ['a', c].iter().collect::<String>().escape_debug().nth(1) == Some(c)
 }
 
 /// Whether `name` matches `[a-zA-Z_][a-zA-Z0-9_]*`.
@@ -253,5 +265,12 @@ mod tests {
     fn printing_quotes_what_needs_quotes() {
         let labels = Labels::from_pairs([("a.b", "x\"y\n"), (METRIC_NAME, "up")]).unwrap();
         assert_eq!(labels.to_string(), "{__name__=\"up\", \"a.b\"=\"x\\\"y\\n\"}");
+    }
+
+    #[test]
+    fn what_go_does_not_print_is_escaped() {
+        let mut quoted = String::new();
+        write_quoted(&mut quoted, "ä☺e\u{301}\u{a0}\u{200b}\u{378}\u{e0001}\u{1f600}\u{7f}").unwrap();
+        assert_eq!(quoted, "\"ä☺e\u{301}\\u00a0\\u200b\\u0378\\U000e0001\u{1f600}\\x7f\"");
     }
 }

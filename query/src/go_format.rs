@@ -6,6 +6,7 @@
 //! Source: Go 1.24, `strconv/ftoa.go`, `strconv/quote.go`, `time/time.go`; Prometheus v3.14,
 //! `util/jsonutil/marshal.go`.
 
+use chronolith_model::labels::write_quoted;
 use std::fmt::Write;
 
 /// The shortest decimal digits of a positive finite float: `0.digits * 10^point`.
@@ -240,58 +241,23 @@ fn underscores_separate_digits(text: &str) -> bool {
 
 /// `strconv.Quote` of a string that need not be UTF-8.
 pub fn quote_bytes(bytes: &[u8]) -> String {
+    const INFALLIBLE: &str = "writing to a string cannot fail";
     let mut quoted = String::with_capacity(bytes.len() + 2);
-    quoted.push('"');
     for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            push_escaped(&mut quoted, c);
+        // What is valid is quoted as a string of its own; the quotes between the pieces go.
+        quoted.pop();
+        let start = quoted.len();
+        write_quoted(&mut quoted, chunk.valid()).expect(INFALLIBLE);
+        if start > 0 {
+            quoted.remove(start);
         }
+        quoted.pop();
         for byte in chunk.invalid() {
-            write!(quoted, "\\x{byte:02x}").expect("writing to a string cannot fail");
+            write!(quoted, "\\x{byte:02x}").expect(INFALLIBLE);
         }
+        quoted.push('"');
     }
-    quoted.push('"');
-    quoted
-}
-
-fn push_escaped(out: &mut String, c: char) {
-    let short = match c {
-        '"' => "\\\"",
-        '\\' => "\\\\",
-        '\u{7}' => "\\a",
-        '\u{8}' => "\\b",
-        '\u{c}' => "\\f",
-        '\n' => "\\n",
-        '\r' => "\\r",
-        '\t' => "\\t",
-        '\u{b}' => "\\v",
-        _ => "",
-    };
-    let code = c as u32;
-    let escaped = if !short.is_empty() {
-        out.write_str(short)
-    } else if code < 0x20 || code == 0x7f {
-        write!(out, "\\x{code:02x}")
-    } else if is_printable(c) {
-        out.write_char(c)
-    } else if code < 0x1_0000 {
-        write!(out, "\\u{code:04x}")
-    } else {
-        write!(out, "\\U{code:08x}")
-    };
-    escaped.expect("writing to a string cannot fail");
-}
-
-/// Go's `strconv.IsPrint` but for characters nobody has assigned: no controls, no formats, no private use, and
-/// of the spaces only the ordinary one.
-fn is_printable(c: char) -> bool {
-    !(c.is_control()
-        || c != ' ' && c.is_whitespace()
-        || matches!(
-            c as u32,
-            0xad | 0x61c | 0x6dd | 0x70f | 0x180e | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x206f
-                | 0xe000..=0xf8ff | 0xfeff | 0xfff9..=0xfffb | 0xe_0000..=0x10_ffff
-        ))
+    if quoted.is_empty() { "\"\"".to_owned() } else { quoted }
 }
 
 /// `time.Duration.String`: `1h0m0s`, `1.5s`, `2ms`; zero is `0s`.
@@ -412,6 +378,9 @@ mod tests {
     #[test]
     fn strings_are_quoted_as_in_go() {
         assert_eq!(quote_bytes(b"a\"\n\x01\xff\\"), r#""a\"\n\x01\xff\\""#);
+        assert_eq!(quote_bytes(b""), "\"\"");
+        assert_eq!(quote_bytes(b"\xff\xfe"), r#""\xff\xfe""#);
+        assert_eq!(quote_bytes(b"a\xffb\xfec"), r#""a\xffb\xfec""#);
         assert_eq!(quote_bytes("ä\u{a0}\u{feff}".as_bytes()), "\"ä\\u00a0\\ufeff\"");
     }
 

@@ -10,6 +10,7 @@ use super::ast::*;
 use super::lexer::{self, Keyword, Lexer, Operator, Preprocessor, Token, TokenKind, unquote};
 use super::signatures::Signature;
 use super::{MAX_NESTING, MAX_NODES, MAX_TEXT_BYTES, ParseError, ParserOptions};
+use crate::functions::math::go_i64;
 use crate::go_format;
 use chronolith_model::duration::parse_duration;
 use chronolith_model::{METRIC_NAME, MatchOp, Matcher};
@@ -831,7 +832,9 @@ impl<'t> Parser<'t> {
                 self.signed_duration(first, operand, true)
             }
             TokenKind::Number | TokenKind::Duration => {
-                let operand = self.duration_operand()?;
+                // Its range is looked at with the sign, and the sign is named as the place.
+                let (literal, span) = self.number_literal()?.expect("the token is a number");
+                let operand = DurationExpr { span, wrapped: false, kind: DurationKind::Number(literal) };
                 self.signed_duration(first, operand, false)
             }
             _ => {
@@ -1013,7 +1016,7 @@ fn duration_binary(op: DurationOp, lhs: DurationExpr, rhs: DurationExpr) -> Dura
 
 fn extent(duration: DurationExpr) -> Extent {
     match duration.kind {
-        DurationKind::Number(literal) => Extent::Millis((literal.value * 1e9).round() as i64 / 1_000_000),
+        DurationKind::Number(literal) => Extent::Millis(go_i64((literal.value * 1e9).round()) / 1_000_000),
         _ => Extent::Expr(Box::new(duration)),
     }
 }

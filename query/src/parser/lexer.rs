@@ -7,7 +7,7 @@
 //! Source: Prometheus v3.14, `promql/parser/lex.go`.
 
 use super::ast::{AggregateOp, Span};
-use chronolith_model::labels::write_quoted;
+use chronolith_model::labels::{is_go_printable, write_quoted};
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -976,7 +976,7 @@ fn quote_char(c: Option<char>) -> String {
 
 /// A character as Go's `%#U`.
 fn unicode_name(c: char) -> String {
-    if c.is_control() { format!("U+{:04X}", c as u32) } else { format!("U+{:04X} '{c}'", c as u32) }
+    if is_go_printable(c) { format!("U+{:04X} '{c}'", c as u32) } else { format!("U+{:04X}", c as u32) }
 }
 
 fn is_space(c: char) -> bool {

@@ -90,6 +90,16 @@ fn operators_bind_as_in_prometheus() {
 }
 
 #[test]
+fn odd_offsets_and_characters_are_treated_as_in_prometheus() {
+    assert_eq!(parse("a offset -97e8").unwrap_err().to_string(), "1:10: parse error: duration out of range");
+    assert_eq!(parse("a[-97e8]").unwrap_err().to_string(), "1:4: parse error: duration out of range");
+    // Go turns NaN into the smallest integer.
+    assert_eq!(parse("a offset NaN").unwrap().to_string(), "a offset -106751d23h47m16s854ms");
+    let unassigned = parse("{\u{378}=\"\"}").unwrap_err().message;
+    assert_eq!(unassigned, "unexpected character inside braces: '\\u0378'");
+}
+
+#[test]
 fn keywords_are_names_where_nothing_else_fits() {
     for text in ["sum", "by", "offset", "start + end", "fill + fill_left", "and and and", "step{range=\"1\"}"]
     {
