@@ -14,8 +14,10 @@ use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{Estimate, QueryContext, Unlimited};
 use chronolith_model::symbols::Symbol;
+use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 /// Decoded timestamp columns an open block keeps.
 const COLUMN_CACHE_BYTES: usize = 2 << 20;
@@ -337,16 +339,17 @@ fn in_query_symbols(
     labels: &[(u32, u32)],
     cx: &dyn QueryContext,
 ) -> Result<Vec<(Symbol, Symbol)>, StorageError> {
-    let size_bytes = index.n_symbols() as usize * size_of::<u32>();
+    // A map is no larger than the labels, which are charged.
+    let is_dense = index.n_symbols() as usize / 16 <= labels.len();
+    let size_bytes = if is_dense { index.n_symbols() as usize * size_of::<u32>() } else { 0 };
     cx.charge(size_bytes)?;
-    // By number of the block; zero where it is not used. The pages of a large block that stay zero
-    // are never touched.
-    let mut symbols: Vec<u32> = vec![0; index.n_symbols() as usize];
+    let mut map = match is_dense {
+        true => SymbolMap::Dense(vec![UNSEEN; index.n_symbols() as usize]),
+        false => SymbolMap::Sparse(HashMap::default()),
+    };
     let mut used: Vec<u32> = Vec::new();
     for number in labels.iter().flat_map(|&(name, value)| [name, value]) {
-        let slot = &mut symbols[number as usize];
-        if *slot == 0 {
-            *slot = 1;
+        if map.mark(number) {
             used.push(number);
         }
     }
@@ -364,12 +367,48 @@ fn in_query_symbols(
         let mut interned = Vec::with_capacity(numbers.len());
         cx.symbols().intern_all(starts.zip(&ends).map(|(start, &end)| &texts[start..end]), &mut interned);
         for (&number, symbol) in numbers.iter().zip(interned) {
-            symbols[number as usize] = symbol.0;
+            map.set(number, symbol);
         }
     }
     cx.release(size_bytes);
-    let symbol = |number: u32| Symbol(symbols[number as usize]);
-    Ok(labels.iter().map(|&(name, value)| (symbol(name), symbol(value))).collect())
+    Ok(labels.iter().map(|&(name, value)| (map.get(name), map.get(value))).collect())
+}
+
+/// Symbols of the query by numbers of the block: an array where a good part of the block's strings is
+/// used, otherwise a map, so that few series of a block with millions of strings stay cheap.
+enum SymbolMap {
+    // `UNSEEN` where the number is not used.
+    Dense(Vec<u32>),
+    Sparse(HashMap<u32, u32, Xxh3DefaultBuilder>),
+}
+
+/// No symbol of a query: its memory ends long before.
+const UNSEEN: u32 = u32::MAX;
+
+impl SymbolMap {
+    /// Notes that a number is used; true if that is new.
+    fn mark(&mut self, number: u32) -> bool {
+        match self {
+            Self::Dense(symbols) => std::mem::replace(&mut symbols[number as usize], 0) == UNSEEN,
+            Self::Sparse(symbols) => symbols.insert(number, 0).is_none(),
+        }
+    }
+
+    fn set(&mut self, number: u32, symbol: Symbol) {
+        match self {
+            Self::Dense(symbols) => symbols[number as usize] = symbol.0,
+            Self::Sparse(symbols) => {
+                symbols.insert(number, symbol.0);
+            }
+        }
+    }
+
+    fn get(&self, number: u32) -> Symbol {
+        Symbol(match self {
+            Self::Dense(symbols) => symbols[number as usize],
+            Self::Sparse(symbols) => symbols[&number],
+        })
+    }
 }
 
 impl PartSeries for BlockSeries {

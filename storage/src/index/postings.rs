@@ -454,7 +454,7 @@ impl PostingsEncoder {
 }
 
 /// The union of many runs in any order as a bitmap, where that takes no more room than the runs: a
-/// thousand lists of a thousand ranks in 2 ms instead of 33 ms by sorting.
+/// thousand lists of a thousand ranks in 7 ms (on a busy machine) instead of 33 ms by sorting.
 fn union_by_bits(runs: &[RankRun]) -> Option<Postings> {
     let first = runs.iter().map(|run| run.start).min()?;
     let end = runs.iter().map(|run| run.end).max()?;
@@ -477,7 +477,7 @@ fn union_by_bits(runs: &[RankRun]) -> Option<Postings> {
         }
     }
     let mut builder = PostingsBuilder::default();
-    for (base, word) in (first..).step_by(64).zip(words) {
+    for (word, base) in words.into_iter().zip((first..).step_by(64)) {
         let mut rest = word;
         while rest != 0 {
             let start = rest.trailing_zeros();

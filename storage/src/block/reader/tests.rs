@@ -336,3 +336,15 @@ fn exemplars_come_with_labels_and_leave_with_their_samples() {
     assert!(tombstone.gone.contains(0));
     assert_eq!(exemplars(&part.with_tombstones(vec![Arc::new(tombstone)])), []);
 }
+
+#[test]
+fn one_series_of_many_is_found_with_its_labels() {
+    let labels = |at: u32| Labels::from_pairs([("__name__", "m"), ("pod", &format!("pod-{at}"))]).unwrap();
+    let series = (0..500).map(|at| (labels(at), Samples::from([(1000, f64::from(at))]))).collect();
+    let (kv, header) = written(1, &series);
+    let store = snapshot(vec![Arc::new(open(kv, &header))], Vec::new());
+    let found = read_all(&*store, &[Matcher::equal("pod", "pod-77")], 0, 9000);
+    assert_eq!(found, [(labels(77), vec![(1000, 77f64.to_bits())])]);
+    let found = read_all(&*store, &[], 0, 9000);
+    assert_eq!(found, filtered(&series, &[], 0, 9000));
+}
