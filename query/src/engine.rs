@@ -100,7 +100,7 @@ pub struct QueryRequest<'a> {
     pub interval_ms: i64,
     /// Whether a matrix is wanted (`query_range`), even for a single step.
     pub range: bool,
-    /// Instead of [`EngineOptions::lookback_delta_ms`].
+    /// Instead of [`EngineOptions::lookback_delta_ms`], if positive.
     pub lookback_delta_ms: Option<i64>,
 }
 
@@ -258,6 +258,7 @@ impl Engine {
             features: self.options.features,
             lookback_ms: request
                 .lookback_delta_ms
+                .filter(|&lookback_ms| lookback_ms > 0)
                 .unwrap_or(self.options.lookback_delta_ms)
                 .clamp(0, MAX_TIME_MS),
             batch_rows: self.options.batch_rows,

@@ -63,6 +63,17 @@ pub(crate) enum Extension {
     Smoothed,
 }
 
+impl Extension {
+    /// The modifier as PromQL writes it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Anchored => "anchored",
+            Self::Smoothed => "smoothed",
+        }
+    }
+}
+
 /// The floats of a window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FloatPoints<'a> {

@@ -141,7 +141,8 @@ fn invariant(plan: Plan) -> Plan {
 /// The plan of an expression.
 ///
 /// # Errors
-/// [`QueryError::Execution`] if a duration expression has no value that can be used, or nesting is too deep.
+/// [`QueryError::Parse`] if a duration expression has no value that can be used, [`QueryError::Execution`] if
+/// nesting is too deep.
 pub(crate) fn plan(expr: &Expr, times: &Times) -> Result<Plan, QueryError> {
     let planner = Planner { times };
     Ok(planner.prepare(expr, Path::default())?.wrapped())
@@ -322,7 +323,7 @@ impl Planner<'_> {
     fn millis(&self, extent: &Extent, may_be_negative: bool) -> Result<i64, QueryError> {
         let Times { start, end, interval_ms, .. } = *self.times;
         let scope = DurationScope { step_ms: interval_ms, range_ms: end - start };
-        extent.resolve(scope, may_be_negative).map_err(QueryError::execution)
+        extent.resolve(scope, may_be_negative).map_err(QueryError::Parse)
     }
 
     fn selector(&self, selector: &VectorSelector, span: Span, path: Path) -> Result<Selector, QueryError> {

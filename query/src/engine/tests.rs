@@ -457,3 +457,27 @@ fn far_times_do_not_overflow() {
     }
     assert!(run(&engine, "limit", Some((i64::MIN, i64::MAX, 1))).is_err());
 }
+
+#[test]
+fn range_selectors_give_what_is_stored_and_extended_ones_their_edges() {
+    let engine = engine(1, None, Features { extended_range_selectors: true, ..Features::default() });
+    let check = |text: &str, expected: &[(i64, f64)]| {
+        let request = QueryRequest {
+            text,
+            start: 55_000,
+            end: 55_000,
+            interval_ms: 0,
+            range: false,
+            lookback_delta_ms: None,
+        };
+        let output = engine.execute(&store(), &request, &NoControl).unwrap();
+        let Value::Matrix(series) = output.value else { panic!("{text} is no matrix") };
+        assert_eq!(series.len(), 1);
+        assert_eq!(series[0].floats, expected, "{text}");
+    };
+    let up = "requests_total{job=\"a\", code=\"200\"}";
+    check(&format!("{up}[20s]"), &[(40_000, 4.0), (50_000, 5.0)]);
+    check(&format!("{up}[20s] anchored"), &[(35_000, 3.0), (40_000, 4.0), (50_000, 5.0), (55_000, 5.0)]);
+    check(&format!("{up}[20s] smoothed"), &[(35_000, 3.5), (40_000, 4.0), (50_000, 5.0), (55_000, 5.5)]);
+    check(&format!("{up}[20s:10s]"), &[(40_000, 4.0), (50_000, 5.0)]);
+}

@@ -6,6 +6,8 @@ use super::labels::labels_of;
 use super::window::OwnedPoints;
 use super::{Cx, Operator, OutSeries};
 use crate::error::QueryError;
+use crate::functions::Extension;
+use crate::functions::rate::interpolate;
 use crate::plan::Selector;
 use crate::stats::{Scope, histogram_samples};
 use crate::value::{InstantSample, RangeSeries, SampleValue};
@@ -97,7 +99,13 @@ pub(crate) fn raw_matrix(
     scope: &Scope,
 ) -> Result<Vec<RangeSeries>, QueryError> {
     let cx = builder.cx;
-    let (selected, series) = builder.select_range(selector, start.saturating_add(1), end)?;
+    let (before, after) = match selector.extension {
+        Extension::None => (0, 0),
+        Extension::Anchored => (cx.lookback_ms, 0),
+        Extension::Smoothed => (cx.lookback_ms, cx.lookback_ms),
+    };
+    let (low, high) = (start - before, end + after);
+    let (selected, series) = builder.select_range(selector, low + 1, high)?;
     let mut all = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
     let mut samples = SampleBatch::default();
@@ -108,12 +116,20 @@ pub(crate) fn raw_matrix(
         for at in 0..samples.series.len() {
             let points = OwnedPoints::new(&samples, at, &[]);
             let inside =
-                |times: &[i64]| times.partition_point(|&t| t <= start)..times.partition_point(|&t| t <= end);
-            let floats: Vec<(i64, f64)> =
+                |times: &[i64]| times.partition_point(|&t| t <= low)..times.partition_point(|&t| t <= high);
+            let mut floats: Vec<(i64, f64)> =
                 inside(&points.float_times).map(|i| (points.float_times[i], points.floats[i])).collect();
             let histograms: Vec<(i64, Arc<FloatHistogram>)> = inside(&points.histogram_times)
                 .map(|i| (points.histogram_times[i], Arc::clone(&points.histograms[i])))
                 .collect();
+            if selector.extension != Extension::None {
+                if !histograms.is_empty() {
+                    let name = selector.extension.as_str();
+                    let text = format!("{name} modifier is not supported with histograms");
+                    return Err(QueryError::Execution(text));
+                }
+                floats = extend(&floats, start, end, selector.extension == Extension::Smoothed);
+            }
             if floats.is_empty() && histograms.is_empty() {
                 continue;
             }
@@ -128,6 +144,35 @@ pub(crate) fn raw_matrix(
     }
     all.sort_by(|a, b| a.labels.cmp(&b.labels));
     Ok(all)
+}
+
+/// The floats of an extended window, with values at its very edges: those of the samples next to them, or, if
+/// smoothed, on the lines between samples.
+///
+/// Source: Prometheus v3.14, `promql/engine.go`, `extendFloats`.
+fn extend(floats: &[(i64, f64)], start: i64, end: i64, smoothed: bool) -> Vec<(i64, f64)> {
+    let Some(mut last) = floats.len().checked_sub(1) else {
+        return Vec::new();
+    };
+    let first = floats[..last].partition_point(|&(t, _)| t <= start).saturating_sub(1);
+    if smoothed {
+        last = floats[..last].partition_point(|&(t, _)| t < end);
+    }
+    if floats[last].0 <= start {
+        return Vec::new();
+    }
+    let left = match floats.get(first + 1) {
+        Some(&next) if smoothed && floats[first].0 < start => interpolate(floats[first], next, start, false),
+        _ => floats[first].1,
+    };
+    let right = match last.checked_sub(1) {
+        Some(before) if smoothed && floats[last].0 > end => {
+            interpolate(floats[before], floats[last], end, false)
+        }
+        _ => floats[last].1,
+    };
+    let inside = floats[first..=last].iter().copied().filter(|&(t, _)| start < t && t < end);
+    std::iter::once((start, left)).chain(inside).chain([(end, right)]).collect()
 }
 
 /// The value of a scalar over all steps: a series without labels.
