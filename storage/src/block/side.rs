@@ -159,12 +159,10 @@ pub fn metadata(
     })
 }
 
-fn scan(
-    kv: &dyn KvRead,
-    block: BlockId,
-    kind: Kind,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), ChunkError>,
-) -> Result<(), StorageError> {
+/// Takes the rest of a key and the value.
+type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<(), ChunkError> + 'v;
+
+fn scan(kv: &dyn KvRead, block: BlockId, kind: Kind, visit: &mut Visit<'_>) -> Result<(), StorageError> {
     let (from, to) = kind_range(block, kind);
     let mut result = Ok(());
     kv.scan(&from, &to, &mut |key, value| {

@@ -125,12 +125,15 @@ pub fn encode(values: &[f64], effort: Effort, out: &mut Vec<u8>) {
         }
     }
     let limit = if scales.is_empty() { usize::MAX } else { out.len() - at };
-    if values.len() >= MIN_PCO_LEN && (scales.is_empty() || worth_pco(effort, limit, values.len())) {
-        if let Some(pco) = pcodec::encode(values).filter(|pco| is_tenth_smaller(pco.len() + 1, limit)) {
-            out.truncate(at);
-            out.push(PCO);
-            out.extend_from_slice(&pco);
-        }
+    let try_pco = scales.is_empty() || worth_pco(effort, limit, values.len());
+    if try_pco
+        && values.len() >= MIN_PCO_LEN
+        && let Some(pco) = pcodec::encode(values, effort)
+        && is_tenth_smaller(pco.len() + 1, limit)
+    {
+        out.truncate(at);
+        out.push(PCO);
+        out.extend_from_slice(&pco);
     }
     let size_bytes = out.len() - at;
     if size_bytes == 0 || size_bytes > values.len() * 8 + 1 {

@@ -89,7 +89,9 @@ pub(super) fn encode_body(values: &[i64], effort: Effort, out: &mut Vec<u8>) -> 
 
     if effort == Effort::Compact && values.len() >= MIN_PCO_LEN {
         let size_bytes = out.len() - at;
-        if let Some(pco) = pcodec::encode(&steps).filter(|pco| (pco.len() + 10) * 10 <= size_bytes * 9) {
+        if let Some(pco) =
+            pcodec::encode(&steps, effort).filter(|pco| (pco.len() + 10) * 10 <= size_bytes * 9)
+        {
             out.truncate(after_divisor);
             put_signed(out, first);
             out.extend_from_slice(&pco);
@@ -286,7 +288,7 @@ mod tests {
             check(values);
             bytes[0]
         };
-        let noise = |i: i64| (i * i * i * 7919 >> 3) % 13;
+        let noise = |i: i64| ((i * i * i * 7919) >> 3) % 13;
         assert_eq!(predictor(&[5; 100]), Predictor::Constant as u8);
         let head = |next: &dyn Fn(i64) -> i64| predictor(&(0..100).map(next).collect::<Vec<_>>());
         assert_eq!(head(&|i| 1_000_000 + noise(i)), Predictor::Frame as u8);

@@ -111,10 +111,10 @@ impl ChunkWriter {
             let before = tile.bytes.len();
             let kind = encode_values(run, samples, chunk.clone(), first_of_history, effort, &mut tile.bytes);
             let values = before..tile.bytes.len();
-            if let Some(starts) = run.start_timestamps.as_ref().map(|starts| &starts[chunk]) {
-                if starts.iter().any(|&start| start != 0) {
-                    timestamps::encode_starts(starts, effort, &mut tile.bytes);
-                }
+            if let Some(starts) = run.start_timestamps.as_ref().map(|starts| &starts[chunk])
+                && starts.iter().any(|&start| start != 0)
+            {
+                timestamps::encode_starts(starts, effort, &mut tile.bytes);
             }
             let starts = values.end..tile.bytes.len();
             tile.chunks.push(PendingChunk { rank, kind, first_of_history, piece, times, starts, values });

@@ -22,7 +22,8 @@ fn check(values: &[f64]) -> usize {
         assert!(bytes.len() <= 8 * values.len() + 1);
         bytes.len()
     });
-    assert!(sizes[0] <= sizes[1]);
+    // pcodec at a higher level is now and then a few bytes larger.
+    assert!(sizes[0] <= sizes[1] + sizes[1] / 50 + 2);
     sizes[1]
 }
 
