@@ -348,3 +348,28 @@ fn one_series_of_many_is_found_with_its_labels() {
     let found = read_all(&*store, &[], 0, 9000);
     assert_eq!(found, filtered(&series, &[], 0, 9000));
 }
+
+#[test]
+fn series_scraped_together_share_their_column_over_blocks() {
+    let labels = |at: u32| Labels::from_pairs([("__name__", "m"), ("pod", &format!("pod-{at:03}"))]).unwrap();
+    let block = |id: u64, start: i64| {
+        let times = |at: u32| (0..20).map(move |i| start + i * 15_000 + i64::from(at % 2));
+        let value = |time: i64| time as f64;
+        let series =
+            (0..300).map(|at| (labels(at), times(at).map(|time| (time, value(time))).collect())).collect();
+        let (kv, header) = written(id, &series);
+        Arc::new(open(kv, &header)) as Arc<dyn Part>
+    };
+    let store = snapshot(vec![block(1, 0), block(2, 400_000)], Vec::new());
+    let cx = Unlimited::default();
+    let selected = store.select(&select(&[], 0, i64::MAX), &cx).unwrap();
+    assert!(selected.partitions().len() > 1);
+    let mut batch = SampleBatch::default();
+    for range in selected.partitions() {
+        selected.read(range.clone(), &mut batch, &cx).unwrap();
+    }
+    for (at, series) in batch.series.iter().enumerate() {
+        assert_eq!(series.timestamps.times.len(), 40);
+        assert!(Arc::ptr_eq(&series.timestamps, &batch.series[at % 2].timestamps), "series {at}");
+    }
+}
