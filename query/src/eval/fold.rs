@@ -9,7 +9,7 @@ use super::{Cx, Operator, OutSeries};
 use crate::annotations::{Annotation, Annotations};
 use crate::error::QueryError;
 use crate::functions::over_time::quantile;
-use crate::limits::Charge;
+use crate::limits::{Charge, SAMPLES_PER_CHECK};
 use crate::parser::Span;
 use crate::parser::ast::AggregateOp;
 use chronolith_model::histogram::kahan_increment;
@@ -204,12 +204,18 @@ impl Fold {
         Ok(())
     }
 
-    fn emit_row(&mut self, group: usize, out: &mut Batch, at: usize) {
+    fn emit_row(&mut self, cx: &Cx<'_>, group: usize, out: &mut Batch, at: usize) -> Result<(), QueryError> {
         let grid = self.grid;
         if self.op == AggregateOp::Quantile {
             let mut values = Vec::with_capacity(self.members[group].len());
             let mut row = out.row_mut(at);
+            let mut n_unchecked = 0;
             for step in 0..grid.n_steps {
+                n_unchecked += self.members[group].len();
+                if n_unchecked > SAMPLES_PER_CHECK {
+                    n_unchecked = 0;
+                    cx.check()?;
+                }
                 values.clear();
                 for &member in &self.members[group] {
                     let source = self.kept.row(member as usize);
@@ -222,7 +228,7 @@ impl Fold {
                 }
             }
             row.finish();
-            return;
+            return Ok(());
         }
         let histograms = self.histograms.take(group, &mut self.notes);
         let mut column = HistogramColumn::default();
@@ -238,6 +244,7 @@ impl Fold {
         }
         row.finish();
         out.set_histograms(at, column);
+        Ok(())
     }
 }
 
@@ -260,7 +267,7 @@ impl Operator for Fold {
         }
         out.reset(cx, &self.grid, self.emitted, n)?;
         for at in 0..n {
-            self.emit_row(self.emitted + at, out, at);
+            self.emit_row(cx, self.emitted + at, out, at)?;
         }
         cx.check()?;
         out.charge_samples()?;

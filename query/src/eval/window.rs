@@ -11,6 +11,7 @@ use crate::functions::{
     ColumnValues, Extension, FloatColumn, FloatPoints, HistogramPoints, SeriesNotes, Window, WindowFunction,
     seconds,
 };
+use crate::limits::SAMPLES_PER_CHECK;
 use crate::parser::Span;
 use crate::plan::DataTime;
 use crate::stats::{Scope, histogram_samples};
@@ -145,7 +146,7 @@ impl WindowCall {
         let mut out = batch.row_mut(row);
         if points.histograms.is_empty() {
             if let Some(values) = points.floats {
-                self.fill_floats(scratch, points, values, plan, &mut out, &mut histograms, &mut notes)?;
+                self.fill_floats(cx, scratch, points, values, plan, &mut out, &mut histograms, &mut notes)?;
             }
             self.count(plan.n_total, plan.n_read);
         } else {
@@ -154,7 +155,7 @@ impl WindowCall {
                 Some(ColumnValues::Constant(value)) => repeat(scratch, value, points.float_times.len()),
                 None => &[],
             };
-            self.fill_mixed(points, values, plan, &mut out, &mut histograms, &mut notes)?;
+            self.fill_mixed(cx, points, values, plan, &mut out, &mut histograms, &mut notes)?;
         }
         out.finish();
         let has_floats = out.present.iter().any(|&word| word != 0);
@@ -173,6 +174,7 @@ impl WindowCall {
     #[expect(clippy::too_many_arguments, reason = "one call a row: what it reads, and where it goes")]
     fn fill_floats(
         &self,
+        cx: &Cx<'_>,
         scratch: &mut Vec<f64>,
         points: &SeriesPoints<'_>,
         values: ColumnValues<'_>,
@@ -198,7 +200,9 @@ impl WindowCall {
             ColumnValues::Each(values) => values,
             ColumnValues::Constant(value) => repeat(scratch, value, points.float_times.len()),
         };
+        let mut n_unchecked = 0;
         for (step, low, high) in column.windows(1) {
+            check_work(cx, &mut n_unchecked, high - low)?;
             let floats = float_points(points, values, low, high);
             let window = self.window(step, floats, HistogramPoints::default());
             store(self.function.window(&window, notes)?, step, out, histograms);
@@ -207,8 +211,10 @@ impl WindowCall {
     }
 
     /// Windows of a series that holds histograms, perhaps besides floats.
+    #[expect(clippy::too_many_arguments, reason = "one call a row: what it reads, and where it goes")]
     fn fill_mixed(
         &self,
+        cx: &Cx<'_>,
         points: &SeriesPoints<'_>,
         values: &[f64],
         float_plan: &WindowPlan,
@@ -223,7 +229,7 @@ impl WindowCall {
             sizes.push(sizes[sizes.len() - 1] + histogram_samples(h));
         }
         let (mut n_total, mut n_read) = (float_plan.n_total, float_plan.n_read);
-        let mut before = 0;
+        let (mut before, mut n_unchecked) = (0, 0);
         for step in 0..self.grid.n_steps {
             let (low, high) = (plan.low[step] as usize, plan.high[step] as usize);
             n_total += sizes[high] - sizes[low];
@@ -236,6 +242,7 @@ impl WindowCall {
             if low == high && float_low == float_high {
                 continue;
             }
+            check_work(cx, &mut n_unchecked, high - low + float_high - float_low)?;
             let window = self.window(
                 step,
                 float_points(points, values, float_low, float_high),
@@ -270,6 +277,16 @@ impl WindowCall {
             histograms,
         }
     }
+}
+
+/// Looks at the clock every so many samples: one row can hold many long windows.
+fn check_work(cx: &Cx<'_>, n_unchecked: &mut usize, n_samples: usize) -> Result<(), QueryError> {
+    *n_unchecked += n_samples;
+    if *n_unchecked > SAMPLES_PER_CHECK {
+        *n_unchecked = 0;
+        cx.check()?;
+    }
+    Ok(())
 }
 
 fn repeat(scratch: &mut Vec<f64>, value: f64, n: usize) -> &[f64] {

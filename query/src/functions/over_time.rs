@@ -144,21 +144,6 @@ impl<F: Fn(&[i64], &[f64]) -> f64 + Send + Sync> WindowFunction for FloatFold<F>
         }
         Ok(Some(SampleValue::Float(self.0(window.floats.times, window.floats.values))))
     }
-
-    fn column(
-        &self,
-        column: &FloatColumn<'_>,
-        row: &mut RowMut<'_>,
-        _notes: &mut SeriesNotes<'_>,
-    ) -> Result<bool, QueryError> {
-        let ColumnValues::Each(values) = column.values else {
-            return Ok(false);
-        };
-        for (step, low, high) in column.windows(1) {
-            row.set(step, self.0(&column.times[low..high], &values[low..high]));
-        }
-        Ok(true)
-    }
 }
 
 /// `max_over_time` and `min_over_time`, and the times of these samples.
