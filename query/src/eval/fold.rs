@@ -132,7 +132,7 @@ impl Fold {
             span,
         };
         // Series that will lose their name in one group with series that will not: the last step decides.
-        if mixed {
+        if mixed && cx.features.delayed_name_removal {
             fold.drain(cx, true)?;
         }
         Ok(fold)
