@@ -14,6 +14,9 @@ pub mod response;
 mod status;
 pub mod work;
 
+#[cfg(test)]
+mod tests;
+
 pub use status::PROMETHEUS_VERSION;
 
 use crate::remote::receiver;

@@ -1,1 +1,253 @@
-fn main() {}
+//! The program: reads the command line, opens the store, serves until it is told to stop.
+
+use chronolith::cli::{self, CliError, EXIT_USAGE, Settings};
+use chronolith::config::Config;
+use chronolith::scrape::{ScrapeManager, ScrapeOptions};
+use chronolith::state::State;
+use chronolith::store::{OpenDb, Store};
+use chronolith::targets::Scraping as _;
+use chronolith::telemetry::{self, Registry};
+use chronolith::{api, listen, reload, shutdown};
+use chronolith_storage::Options;
+use chronolith_storage::db::Db;
+use chronolith_storage::error::error_chain;
+use chronolith_storage::options::WalSync;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let settings = match cli::parse(std::env::args()) {
+        Ok(settings) => settings,
+        Err(CliError::Info(info)) => {
+            // Nobody is left to tell if standard output is closed.
+            let _ = info.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(CliError::Usage(text)) => {
+            eprint!("{text}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    telemetry::start_logging(settings.log_level, settings.log_json);
+    std::panic::set_hook(Box::new(log_panic));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(err = %error, "cannot start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(settings));
+    // Threads that still work on something do not hold up the end: the store is closed.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match result {
+        Ok(()) => {
+            tracing::info!("See you next time!");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            tracing::error!(err = reason, "chronolith ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
+    let text = info.payload_as_str().unwrap_or("");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let stack = std::backtrace::Backtrace::force_capture().to_string();
+    tracing::error!(err = text, place, stack, "a thread panicked");
+}
+
+async fn run(settings: Settings) -> Result<(), String> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "Starting Chronolith");
+    for (flag, why) in &settings.without_effect {
+        tracing::warn!("flag without effect: --{flag}: {why}");
+    }
+    warn_about_features(&settings);
+    let file = settings.config_file.clone();
+    let config = reload::load(&file)?;
+    reload::warn_without_effect(&config);
+
+    let registry = Arc::new(Registry::new());
+    registry.collect(telemetry::process::collect);
+    let (reload_requests, reloads) = mpsc::channel(1);
+    let state = Arc::new(State::new(settings, config, registry, reload_requests));
+    register_metrics(&state);
+
+    let listeners = listen::bind(&state.settings.listen_addresses).await?;
+    let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    for address in &addresses {
+        tracing::info!(%address, "Listening on");
+    }
+    *state.addresses.lock() = addresses;
+    let limits = listen::Limits {
+        max_connections: state.settings.max_connections,
+        read_timeout: state.settings.read_timeout,
+        shutdown_timeout: state.settings.shutdown_timeout,
+    };
+    let (stop_serving, stopped) = watch::channel(false);
+    let serving = tokio::spawn(listen::serve(listeners, api::router(Arc::clone(&state)), limits, stopped));
+
+    // The server answers while the log is replayed: that it is not ready, and how far it has come.
+    let mut opening = tokio::task::spawn_blocking({
+        let state = Arc::clone(&state);
+        move || open(&state)
+    });
+    let opened = tokio::select! {
+        opened = show_progress(&state, &mut opening) => opened,
+        () = shutdown::requested(&state) => {
+            tracing::info!("Waiting for the store to open before it can be closed");
+            state.set_stopping();
+            let opened = opening.await.unwrap_or_else(|error| Err(error.to_string()));
+            stop_serving.send_replace(true);
+            return opened.and_then(|store| store.close().map_err(|error| error_chain(&error)));
+        }
+    };
+    let store = match opened {
+        Ok(store) => store,
+        Err(reason) => {
+            stop_serving.send_replace(true);
+            return Err(reason);
+        }
+    };
+    collect_storage(&state, &store);
+    state.set_store(Arc::clone(&store));
+    start_scraping(&state, store)?;
+    tokio::spawn(reload::run(Arc::clone(&state), reloads));
+    tracing::info!("Server is ready to receive web requests.");
+
+    shutdown::requested(&state).await;
+    shutdown::stop(&state, &stop_serving, serving).await
+}
+
+fn start_scraping(state: &Arc<State>, store: Arc<dyn Store>) -> Result<(), String> {
+    let hostname = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+    let options = ScrapeOptions { offset_seed: xxhash_rust::xxh3::xxh3_64(&hostname) };
+    let scraping = ScrapeManager::new(store, &state.registry, options);
+    scraping.apply(&state.config.load())?;
+    // This is the only place that sets it.
+    let _ = state.scraping.set(scraping);
+    Ok(())
+}
+
+/// Opens the store; its error is ready to be shown.
+fn open(state: &State) -> Result<Arc<dyn Store>, String> {
+    let settings = &state.settings;
+    let config: Arc<Config> = state.config.load_full();
+    let (retention_time_ms, retention_size_bytes) = reload::retention(state, &config);
+    let options = Options {
+        retention_time_ms,
+        retention_size_bytes,
+        memory_budget_bytes: settings.memory_budget_bytes,
+        wal_sync: if settings.wal_sync_always { WalSync::Always } else { WalSync::Grouped },
+        wal_sync_window_ms: settings.wal_sync_window_ms,
+        max_ahead_ms: settings.max_ahead_ms,
+        max_labels_per_series: settings.max_labels_per_series,
+        max_label_name_bytes: settings.max_label_name_bytes,
+        max_label_value_bytes: settings.max_label_value_bytes,
+        max_exemplars: usize::try_from(config.storage.max_exemplars).unwrap_or(0),
+        progress: Arc::clone(&state.progress),
+        ..Options::default()
+    };
+    let started = std::time::Instant::now();
+    let db = Db::open(&settings.storage_path, options).map_err(|error| error_chain(&error))?;
+    tracing::info!(path = %settings.storage_path.display(), duration = ?started.elapsed(), "Store opened");
+    for lost in db.status().lost {
+        tracing::warn!(what = lost.what, reason = lost.reason, "damaged data was put aside");
+    }
+    Ok(Arc::new(OpenDb::new(db)))
+}
+
+/// Waits for the store to open and says every few seconds how far it has come.
+async fn show_progress(
+    state: &State,
+    opening: &mut tokio::task::JoinHandle<Result<Arc<dyn Store>, String>>,
+) -> Result<Arc<dyn Store>, String> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    ticks.tick().await;
+    loop {
+        tokio::select! {
+            opened = &mut *opening => {
+                return opened.unwrap_or_else(|error| Err(format!("opening the store panicked: {error}")));
+            }
+            _ = ticks.tick() => {
+                let progress = &state.progress;
+                tracing::info!(
+                    current = progress.current.load(Ordering::Relaxed),
+                    max = progress.max.load(Ordering::Relaxed),
+                    "Replaying the log"
+                );
+            }
+        }
+    }
+}
+
+/// Names of Prometheus's features that are known and need no switch, or do nothing here.
+fn warn_about_features(settings: &Settings) {
+    const SWITCHES: [&str; 7] = [
+        "promql-experimental-functions",
+        "promql-delayed-name-removal",
+        "promql-extended-range-selectors",
+        "promql-binop-fill-modifiers",
+        "promql-per-step-stats",
+        "type-and-unit-labels",
+        "use-start-timestamps",
+    ];
+    const ALWAYS_ON: [&str; 4] =
+        ["exemplar-storage", "native-histograms", "promql-duration-expr", "metadata-wal-records"];
+    for feature in &settings.features {
+        if ALWAYS_ON.contains(&feature.as_str()) {
+            tracing::info!(feature, "this feature is always on");
+        } else if !SWITCHES.contains(&feature.as_str()) {
+            let known = SWITCHES.into_iter().chain(ALWAYS_ON);
+            let hint = cli::nearest(feature, known).map(|meant| format!("; did you mean {meant:?}?"));
+            tracing::warn!(feature, "feature without effect{}", hint.unwrap_or_default());
+        }
+    }
+}
+
+fn register_metrics(state: &Arc<State>) {
+    use telemetry::metrics::FamilyType::Gauge;
+    let weak = Arc::downgrade(state);
+    state.registry.collect(move |out| {
+        let version = api::PROMETHEUS_VERSION;
+        let ours = env!("CARGO_PKG_VERSION");
+        let help = "A metric with a constant '1' value labeled by version.";
+        out.family("prometheus_build_info", help, Gauge);
+        out.sample("prometheus_build_info", &[("version", version), ("chronolith_version", ours)], 1.0);
+        let Some(state) = weak.upgrade() else { return };
+        let reload = *state.last_reload.lock();
+        let at = reload.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        out.single(
+            "prometheus_config_last_reload_successful",
+            "Whether the last configuration reload attempt was successful.",
+            Gauge,
+            if reload.successful { 1.0 } else { 0.0 },
+        );
+        out.single(
+            "prometheus_config_last_reload_success_timestamp_seconds",
+            "Timestamp of the last successful configuration reload.",
+            Gauge,
+            at.as_secs_f64(),
+        );
+        let ready = if state.store().is_some() { 1.0 } else { 0.0 };
+        out.single(
+            "prometheus_ready",
+            "Whether startup was fully completed and the server is ready for normal operation.",
+            Gauge,
+            ready,
+        );
+    });
+}
+
+fn collect_storage(state: &Arc<State>, store: &Arc<dyn Store>) {
+    let store = Arc::clone(store);
+    state.registry.collect(move |out| telemetry::storage::write(out, &store.metrics()));
+}

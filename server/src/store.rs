@@ -2,11 +2,15 @@
 //! fail in ways a real one seldom does.
 
 use chronolith_model::append::{AppendBatch, AppendOutcome, Exemplar, Metadata};
-use chronolith_model::queryable::{Queryable, ReadError};
+use chronolith_model::queryable::{Queryable, ReadError, Snapshot};
 use chronolith_model::{Labels, Matcher};
+use chronolith_storage::db::Db;
 use chronolith_storage::metrics::{Cardinality, DbStatus, StorageMetrics};
 use chronolith_storage::{AppendError, StorageError};
+use parking_lot::RwLock;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// What the server asks of the engine. All calls block.
 pub trait Store: Queryable {
@@ -58,4 +62,84 @@ pub trait Store: Queryable {
     /// # Errors
     /// [`StorageError`] if something could not be made durable.
     fn close(&self) -> Result<(), StorageError>;
+}
+
+/// How long a close waits for calls that are still running, deletions and copies above all.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// The engine, until it is closed: calls after that hear that it is.
+pub struct OpenDb(RwLock<Option<Db>>);
+
+impl OpenDb {
+    /// Wraps an open engine.
+    pub fn new(db: Db) -> Self {
+        Self(RwLock::new(Some(db)))
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&Db) -> T) -> Option<T> {
+        self.0.read().as_ref().map(call)
+    }
+}
+
+impl Queryable for OpenDb {
+    fn pin(&self) -> Result<Arc<dyn Snapshot>, ReadError> {
+        self.with(Db::pin).unwrap_or_else(|| Err(StorageError::Closed.into()))
+    }
+}
+
+impl Store for OpenDb {
+    fn append(&self, batch: &AppendBatch<'_>, want_refs: bool) -> Result<AppendOutcome, AppendError> {
+        self.with(|db| db.append(batch, want_refs)).unwrap_or(Err(AppendError::Closed))
+    }
+
+    fn delete(&self, matcher_sets: &[Vec<Matcher>], mint: i64, maxt: i64) -> Result<(), StorageError> {
+        self.with(|db| db.delete(matcher_sets, mint, maxt)).unwrap_or(Err(StorageError::Closed))
+    }
+
+    fn clean_tombstones(&self) -> Result<(), StorageError> {
+        self.with(Db::clean_tombstones).unwrap_or(Err(StorageError::Closed))
+    }
+
+    fn snapshot(&self, into: &Path, skip_head: bool) -> Result<(), StorageError> {
+        self.with(|db| db.snapshot(into, skip_head)).unwrap_or(Err(StorageError::Closed))
+    }
+
+    fn exemplars(
+        &self,
+        matcher_sets: &[Vec<Matcher>],
+        mint: i64,
+        maxt: i64,
+    ) -> Result<Vec<(Labels, Vec<Exemplar>)>, StorageError> {
+        self.with(|db| db.exemplars(matcher_sets, mint, maxt)).unwrap_or(Err(StorageError::Closed))
+    }
+
+    fn metadata(&self, metric: Option<&str>) -> Vec<(String, Vec<Metadata>)> {
+        self.with(|db| db.metadata(metric)).unwrap_or_default()
+    }
+
+    fn status(&self) -> DbStatus {
+        self.with(Db::status).unwrap_or_default()
+    }
+
+    fn cardinality(&self, limit: usize) -> Result<Cardinality, ReadError> {
+        self.with(|db| db.cardinality(limit)).unwrap_or_else(|| Err(StorageError::Closed.into()))
+    }
+
+    fn metrics(&self) -> StorageMetrics {
+        self.with(Db::metrics).unwrap_or_default()
+    }
+
+    fn set_retention(&self, time_ms: i64, size_bytes: u64) {
+        self.with(|db| db.set_retention(time_ms, size_bytes));
+    }
+
+    fn close(&self) -> Result<(), StorageError> {
+        let Some(mut slot) = self.0.try_write_for(CLOSE_WAIT) else {
+            tracing::warn!(
+                "the store was still at work when the time for closing was up; its log is complete"
+            );
+            return Ok(());
+        };
+        slot.take().map_or(Ok(()), Db::close)
+    }
 }

@@ -324,11 +324,6 @@ impl<'n> Section<'n> {
         Problem { line, reason: reason.into() }
     }
 
-    /// Whether there is no key at all.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The value of a key of the schema, null included.
     pub fn node(&self, key: &'static str) -> Option<&'n Node> {
         self.known.borrow_mut().push(key);
@@ -410,14 +405,6 @@ impl<'n> Section<'n> {
         }
         pairs.sort();
         Ok(pairs)
-    }
-
-    /// Keys that are there and were not asked for, each with its value.
-    pub fn rest(&self) -> impl Iterator<Item = (&'n str, &'n Node)> + '_ {
-        self.entries
-            .iter()
-            .filter(|(name, ..)| !self.known.borrow().contains(name))
-            .map(|(name, _, value)| (*name, *value))
     }
 
     /// Tells the section about keys that others read.
