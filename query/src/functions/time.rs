@@ -8,8 +8,8 @@ use crate::parser::Function;
 /// The function of unix seconds that `function` stands for, if it is one of the calendar.
 pub fn calendar(function: Function) -> Option<fn(i64) -> f64> {
     Some(match function {
-        Function::Minute => |seconds| (seconds.rem_euclid(3600) / 60) as f64,
-        Function::Hour => |seconds| (seconds.rem_euclid(86_400) / 3600) as f64,
+        Function::Minute => |seconds| (split(seconds).1 / 60 % 60) as f64,
+        Function::Hour => |seconds| (split(seconds).1 / 3600) as f64,
         Function::DayOfWeek => |seconds| f64::from(date(seconds).weekday),
         Function::DayOfMonth => |seconds| f64::from(date(seconds).day),
         Function::DayOfYear => |seconds| f64::from(date(seconds).day_of_year),
@@ -24,7 +24,17 @@ pub fn calendar(function: Function) -> Option<fn(i64) -> f64> {
 }
 
 fn date(seconds: i64) -> crate::calendar::Date {
-    date_of(seconds.div_euclid(86_400))
+    date_of(split(seconds).0)
+}
+
+/// Days from the beginning of Go's calendar, some 292 thousand million years ago, to 1970.
+const GO_CALENDAR_DAYS: i64 = 106_751_991_073_400;
+
+/// The day, counted from 1970, and the second of the day. Go counts unsigned from the beginning of its calendar,
+/// so the smallest integers, which stand for infinity and NaN too, come out at its far end.
+fn split(seconds: i64) -> (i64, u64) {
+    let since_beginning = seconds.wrapping_add(GO_CALENDAR_DAYS * 86_400) as u64;
+    ((since_beginning / 86_400) as i64 - GO_CALENDAR_DAYS, since_beginning % 86_400)
 }
 
 #[cfg(test)]
@@ -54,6 +64,8 @@ mod tests {
     fn times_before_the_epoch_and_extreme_times_have_parts_too() {
         assert_eq!(calendar(Function::Hour).unwrap()(-1), 23.0);
         assert_eq!(calendar(Function::Year).unwrap()(-1), 1969.0);
+        // As Go says of NaN and of infinity.
+        assert_eq!(calendar(Function::Hour).unwrap()(i64::MIN), 15.0);
         for function in [Function::Year, Function::DayOfYear, Function::DaysInMonth, Function::Minute] {
             for seconds in [i64::MIN, i64::MAX] {
                 assert!(calendar(function).unwrap()(seconds).is_finite());
