@@ -10,8 +10,9 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// Tiles of later slices that wait in memory before they go to a file.
-const MEMORY_BYTES: usize = 32 << 20;
+/// Tiles of later slices that wait in memory before they go to a file; few in tests, so that these get
+/// there.
+const MEMORY_BYTES: usize = if cfg!(test) { 64 << 10 } else { 32 << 20 };
 
 #[derive(Debug)]
 pub(super) struct TileQueue {
