@@ -70,7 +70,8 @@ pub struct TableSet {
     registry: Arc<Registry>,
     log: Arc<LogContext>,
     tables: ArcSwap<Tables>,
-    /// Held while `tables` is replaced; opening a log is the only file operation under it.
+    /// Held while `tables` is replaced. Appends take it only when a table is missing or behind; files
+    /// are created under it (the log of a new table, the mark of a frozen one), and nothing is synced.
     structure: Mutex<()>,
     next_number: AtomicU64,
     closed: AtomicBool,

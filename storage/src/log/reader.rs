@@ -64,7 +64,7 @@ impl LogReader {
     /// [`StorageError::Corrupt`] if the file does not begin with the header of this version.
     pub fn read_file_header(&mut self) -> Result<(u64, FileHeader), StorageError> {
         let path = self.path.display().to_string();
-        match self.next() {
+        match self.next_frame() {
             Next::Frame(frame, body) if frame.kind == FrameKind::FileHeader => {
                 Ok((frame.table, FileHeader::decode(&body, &path)?))
             }
@@ -75,7 +75,7 @@ impl LogReader {
     }
 
     /// The next frame. After `Bad` the same place would be read again.
-    pub fn next(&mut self) -> Next {
+    pub fn next_frame(&mut self) -> Next {
         let mut needed = 1;
         loop {
             if let Err(error) = self.fill(needed) {
@@ -126,7 +126,7 @@ impl LogReader {
             };
             self.used += at;
             let (buffer_at, used) = (self.buffer_at, self.used);
-            let is_frame = matches!(self.next(), Next::Frame(..));
+            let is_frame = matches!(self.next_frame(), Next::Frame(..));
             // Reading may have moved the buffer, never the place in the file.
             self.used = (buffer_at + used as u64).saturating_sub(self.buffer_at) as usize;
             if is_frame {

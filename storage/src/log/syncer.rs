@@ -61,7 +61,7 @@ fn run(set: &TableSet, window: Duration, (stop, wake): &(Mutex<bool>, Condvar)) 
         wake.wait_for(&mut stopped, window / LOOKS_PER_WINDOW);
         let written = set.log_bytes_written();
         let is_due = synced_at.elapsed() + window / LOOKS_PER_WINDOW >= window;
-        if written == synced_bytes && !is_due || !is_due && written - synced_bytes < WRITEBACK_BYTES {
+        if !is_due && written - synced_bytes < WRITEBACK_BYTES {
             continue;
         }
         parking_lot::MutexGuard::unlocked(&mut stopped, || {

@@ -142,7 +142,7 @@ impl Columns {
     }
 
     /// How many columns there are.
-    pub fn len(&self) -> usize {
+    pub fn n_columns(&self) -> usize {
         self.columns.len()
     }
 
@@ -211,7 +211,7 @@ mod tests {
             let expected: Vec<i64> = (1..=100).filter(|t| t % 10 != 0).map(|t| t * 15).collect();
             assert_eq!(columns.times(*position), expected);
         }
-        assert_eq!(columns.len(), 2);
+        assert_eq!(columns.n_columns(), 2);
         assert_eq!(columns.n_times(), 190);
     }
 
@@ -229,7 +229,7 @@ mod tests {
         // A newcomer cannot join a private column, and begins its own.
         let mut c = Position::EMPTY;
         columns.append(&mut c, 990);
-        assert_eq!(columns.len(), 3);
+        assert_eq!(columns.n_columns(), 3);
     }
 
     #[test]
@@ -242,6 +242,6 @@ mod tests {
         columns.append(&mut b, 2);
         columns.append(&mut a, 2);
         assert_eq!((columns.times(a), columns.times(b)), (&[2][..], &[1, 2][..]));
-        assert_eq!(columns.len(), 1);
+        assert_eq!(columns.n_columns(), 1);
     }
 }

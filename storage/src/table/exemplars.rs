@@ -54,7 +54,7 @@ impl ExemplarRing {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn n_exemplars(&self) -> usize {
         self.ring.len()
     }
 

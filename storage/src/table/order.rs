@@ -41,13 +41,16 @@ pub struct Unsorted {
 /// Puts series of a table into block order. The table holds them all while this runs, so their
 /// handles and label numbers stay.
 pub fn sort(registry: &Registry, ranks: &Ranks, series: Vec<Unsorted>) -> Vec<Unsorted> {
-    let (mut known, unknown): (Vec<(u32, Unsorted)>, Vec<(u32, Unsorted)>) = series
-        .into_iter()
-        .map(|one| (ranks.get(one.series).unwrap_or(u32::MAX), one))
-        .partition(|(rank, _)| *rank != u32::MAX);
-    known.sort_unstable_by_key(|(rank, _)| *rank);
-    let known: Vec<Unsorted> = known.into_iter().map(|(_, one)| one).collect();
-    let unknown: Vec<Unsorted> = unknown.into_iter().map(|(_, one)| one).collect();
+    let mut ranked = Vec::with_capacity(series.len());
+    let mut unknown = Vec::new();
+    for one in series {
+        match ranks.get(one.series) {
+            Some(rank) => ranked.push((rank, one)),
+            None => unknown.push(one),
+        }
+    }
+    ranked.sort_unstable_by_key(|(rank, _)| *rank);
+    let known: Vec<Unsorted> = ranked.into_iter().map(|(_, one)| one).collect();
     if unknown.is_empty() {
         return known;
     }

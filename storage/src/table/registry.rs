@@ -99,7 +99,7 @@ impl Registry {
         Self {
             hasher,
             limits,
-            aliases: Aliases::new(),
+            aliases: Aliases::default(),
             interner: RwLock::new(Interner::new(seed)),
             shards: (0..n_shards).map(|_| RwLock::default()).collect(),
             shard_bits: n_shards.trailing_zeros(),

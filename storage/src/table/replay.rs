@@ -251,7 +251,7 @@ impl Reading<'_> {
         };
         self.size_bytes += reader.size_bytes();
         loop {
-            match reader.next() {
+            match reader.next_frame() {
                 Next::Frame(frame, body) if frame.kind == FrameKind::Definitions => {
                     self.counter = self.counter.max(frame.counter);
                     self.synced = self.synced.max(frame.synced);
@@ -348,7 +348,7 @@ impl Reading<'_> {
         };
         self.size_bytes += reader.size_bytes();
         loop {
-            match reader.next() {
+            match reader.next_frame() {
                 Next::Frame(frame, body) if frame.table == self.dir.number => {
                     self.synced = self.synced.max(frame.synced);
                     self.counter = self.counter.max(frame.counter);

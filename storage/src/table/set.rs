@@ -157,7 +157,7 @@ impl TableSet {
         if before < current_window {
             let steps = (current_window - before) / self.options.window_ms;
             let current = tables.open[CURRENT].take();
-            let previous = std::mem::replace(&mut tables.open[PREVIOUS], None);
+            let previous = tables.open[PREVIOUS].take();
             let behind = if steps == 1 {
                 tables.open[PREVIOUS] = current;
                 [previous, None]
@@ -442,7 +442,7 @@ impl TableSet {
             }
             for shard in &table.shards {
                 let shard = shard.read();
-                stats.n_exemplars += shard.exemplars().len() as u64;
+                stats.n_exemplars += shard.exemplars().n_exemplars() as u64;
                 stats.n_chunks += shard.series().len() as u64;
                 stats.n_label_pairs += shard.index().n_pairs() as u64;
             }

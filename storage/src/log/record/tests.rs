@@ -59,7 +59,7 @@ proptest! {
         samples in prop::collection::vec((0u32..20, -5i64..1 << 53, value(), prop_oneof![Just(0i64), any::<i64>()]), 0..200),
     ) {
         let mut builder = SectionBuilder::default();
-        let mut logged = vec![0u64; 20];
+        let mut logged = [0u64; 20];
         for &(ordinal, t, bits, start) in &samples {
             builder.push_float(ordinal, t, logged[ordinal as usize], bits, start);
             logged[ordinal as usize] = bits;

@@ -16,6 +16,7 @@ const GROUP: usize = 16;
 const MIN_LIMIT: usize = 1 << 14;
 
 /// All aliases.
+#[derive(Default)]
 pub struct Aliases {
     parts: [RwLock<Part>; N_PARTS],
 }
@@ -38,11 +39,6 @@ struct Entry {
 const EMPTY: Entry = Entry { hash: [0; 2], slot: 0, generation: 0 };
 
 impl Aliases {
-    /// No aliases yet.
-    pub fn new() -> Self {
-        Self { parts: std::array::from_fn(|_| RwLock::default()) }
-    }
-
     /// Looks up all `keys`; `None` in a key gives `None`. Appends one result per key to `out`.
     pub fn resolve(&self, keys: &[Option<Hash128>], out: &mut Vec<Option<SeriesRef>>) {
         let parts: [RwLockReadGuard<'_, Part>; N_PARTS] = std::array::from_fn(|i| self.parts[i].read());
@@ -158,7 +154,7 @@ mod tests {
 
     #[test]
     fn aliases_are_found_and_replaced() {
-        let aliases = Aliases::new();
+        let aliases = Aliases::default();
         for i in 0..10_000 {
             aliases.insert(key(i), SeriesRef { slot: i as u32, generation: 1 }, 10_000);
         }
@@ -173,7 +169,7 @@ mod tests {
 
     #[test]
     fn aliases_beyond_the_bound_are_dropped_not_kept() {
-        let aliases = Aliases::new();
+        let aliases = Aliases::default();
         for i in 0..1_000_000 {
             aliases.insert(key(i), SeriesRef { slot: i as u32, generation: 1 }, 1);
         }
