@@ -99,13 +99,18 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
-        match self.body[self.at..self.end].first() {
-            Some(&byte) if byte < 0x80 => {
+        match self.body[self.at..self.end] {
+            [first, ..] if first < 0x80 => {
                 self.at += 1;
-                Ok(u64::from(byte))
+                Ok(u64::from(first))
             }
-            Some(_) => self.long_varint(),
-            None => Err(self.error(DecodeErrorKind::EndsEarly)),
+            // Lengths of series and numbers of symbols mostly take two bytes.
+            [first, second, ..] if second < 0x80 => {
+                self.at += 2;
+                Ok(u64::from(first & 0x7f) | u64::from(second) << 7)
+            }
+            [] => Err(self.error(DecodeErrorKind::EndsEarly)),
+            _ => self.long_varint(),
         }
     }
 
@@ -311,14 +316,23 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
 /// A message field that `write` fills.
 pub(super) fn put_message(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
     put_tag(out, number, BYTES);
-    let start = out.len();
+    let at = out.len();
+    // The length goes in front of what it counts. It takes one byte more often than not; otherwise the
+    // message makes room.
+    out.push(0);
     write(out);
-    let length = out.len() - start;
-    // The length goes in front of what it counts. Most messages are shorter than 128 bytes, where
-    // that moves them by one.
-    let mut varint = Vec::with_capacity(10);
-    put_varint(&mut varint, length as u64);
-    out.splice(start..start, varint);
+    let mut length = out.len() - at - 1;
+    let n_more = (length.max(1).ilog2() / 7) as usize;
+    if n_more > 0 {
+        let end = out.len();
+        out.resize(end + n_more, 0);
+        out.copy_within(at + 1..end, at + 1 + n_more);
+    }
+    for byte in &mut out[at..at + n_more] {
+        *byte = length as u8 | 0x80;
+        length >>= 7;
+    }
+    out[at + n_more] = length as u8;
 }
 
 /// A packed repeated integer, left out if empty.
@@ -379,6 +393,20 @@ mod tests {
         let mut reader = Reader::new(&deep, "test");
         let tag = reader.tag().unwrap().unwrap();
         assert_eq!(reader.skip(tag).unwrap_err().kind, DecodeErrorKind::Group);
+    }
+
+    #[test]
+    fn messages_of_any_length_get_their_length() {
+        for length in [0, 1, 127, 128, 129, 16_383, 16_384, 2_097_152] {
+            let mut out = vec![9];
+            put_message(&mut out, 1, |out| out.resize(out.len() + length, 7));
+            let mut reader = Reader::new(&out[1..], "test");
+            let tag = reader.tag().unwrap().unwrap();
+            let bytes = reader.bytes(tag, "test").unwrap();
+            assert_eq!(bytes.len(), length);
+            assert!(bytes.iter().all(|&byte| byte == 7));
+            assert!(reader.is_done());
+        }
     }
 
     #[test]
