@@ -29,8 +29,13 @@ pub enum ScrapeError {
     #[error(transparent)]
     Parse(#[from] ParseError),
     /// A series of the body has labels that cannot be stored.
-    #[error(transparent)]
-    Labels(#[from] LabelsError),
+    #[error("series {series}: {source}")]
+    Labels {
+        /// The series as it stands in the body.
+        series: String,
+        /// What is wrong with its labels.
+        source: LabelsError,
+    },
     /// Labels are not valid after relabelling.
     #[error("invalid metric name or label names: {0}")]
     InvalidNames(String),

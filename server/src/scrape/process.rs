@@ -28,6 +28,9 @@ use std::time::Instant;
 /// OpenMetrics's limit for the label set of an exemplar, in characters of names and values.
 const MAX_EXEMPLAR_CHARS: usize = 128;
 
+/// How much of a series an error shows.
+const EXCERPT_BYTES: usize = 200;
+
 /// Samples about the scrape itself: name, help, unit.
 const REPORT: [(&str, &str, &str); 8] = [
     ("up", "Health of the scrape target. 1 means the target is healthy, 0 if the scrape failed.", "targets"),
@@ -67,7 +70,8 @@ pub(super) struct Processor {
     /// The rules under which the cache was filled.
     rules: u64,
     n_scrapes: u64,
-    body: Vec<u8>,
+    /// Size of the last body in plain: the next one is most likely as large.
+    last_body_bytes: usize,
 }
 
 struct ReportSeries {
@@ -113,7 +117,7 @@ impl Processor {
             report_is_known: false,
             rules: 0,
             n_scrapes: 0,
-            body: Vec::new(),
+            last_body_bytes: 0,
         }
     }
 
@@ -201,14 +205,11 @@ impl Processor {
         timestamp: i64,
         reading: &mut Reading,
     ) -> Result<(), ScrapeError> {
-        let mut body = std::mem::take(&mut self.body);
         let content_type = fetched.content_type.clone();
-        let result = decompress(fetched, body_limit(config), &mut body).and_then(|()| {
-            reading.body_bytes = body.len() as i64;
-            self.read_body(config, &body, &content_type, timestamp, reading)
-        });
-        self.body = body;
-        result
+        let body = decompress(fetched, body_limit(config), self.last_body_bytes)?;
+        reading.body_bytes = body.len() as i64;
+        self.last_body_bytes = body.len();
+        self.read_body(config, &body, &content_type, timestamp, reading)
     }
 
     fn read_body(
@@ -300,7 +301,11 @@ impl Processor {
         config: &ScrapeConfig,
         series: &Series<'_>,
     ) -> Result<Option<(SeriesIndex, bool)>, ScrapeError> {
-        let labels = mutate(&series.labels()?, &self.target.public_labels, config);
+        let exposed = series.labels().map_err(|source| ScrapeError::Labels {
+            series: String::from_utf8_lossy(&series.raw[..series.raw.len().min(EXCERPT_BYTES)]).into_owned(),
+            source,
+        })?;
+        let labels = mutate(&exposed, &self.target.public_labels, config);
         if let Some(labels) = &labels {
             check_names(labels, config.name_validation)?;
             check_limits(labels, &config.limits).map_err(ScrapeError::LabelLimit)?;
@@ -426,16 +431,15 @@ fn report_metadata(n: usize) -> impl Iterator<Item = (String, Metadata)> {
     })
 }
 
-/// Replaces `out` by the body in plain.
-fn decompress(fetched: Fetched, limit_bytes: u64, out: &mut Vec<u8>) -> Result<(), ScrapeError> {
+/// The body in plain; `expected_bytes` is a guess of its size.
+fn decompress(fetched: Fetched, limit_bytes: u64, expected_bytes: usize) -> Result<Vec<u8>, ScrapeError> {
     if !fetched.is_gzip {
-        *out = fetched.body;
-        return Ok(());
+        return Ok(fetched.body);
     }
-    out.clear();
+    let mut body = Vec::with_capacity(expected_bytes);
     let decoder = flate2::read::MultiGzDecoder::new(&fetched.body[..]);
-    let read = decoder.take(limit_bytes).read_to_end(out).map_err(ScrapeError::Gzip)?;
-    if read as u64 >= limit_bytes { Err(ScrapeError::BodySizeLimit) } else { Ok(()) }
+    let read = decoder.take(limit_bytes).read_to_end(&mut body).map_err(ScrapeError::Gzip)?;
+    if read as u64 >= limit_bytes { Err(ScrapeError::BodySizeLimit) } else { Ok(body) }
 }
 
 /// The exemplar of a sample, unless it is too large or no label set.

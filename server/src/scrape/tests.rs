@@ -258,6 +258,8 @@ fn a_failed_scrape_marks_everything_stale() {
     bench.scrape("a 1\nnonsense{\n", 5000);
     assert_eq!(bench.recorder.last(), [line("a", "", "stale @5000"), line("b", "", "stale @5000")]);
     assert_eq!(bench.target.status().last_error, "line 2: expected label name, at \"nonsense{\\n\"");
+    bench.scrape("a{x=\"1\",x=\"2\"} 1\n", 5500);
+    assert_eq!(bench.target.status().last_error, "series a{x=\"1\",x=\"2\"}: label \"x\" occurs twice");
     bench.scrape("", 6000);
     assert_eq!(bench.recorder.value("up"), 1.0, "an empty body is no failure");
 }
