@@ -18,7 +18,7 @@ use crate::kv::pins::{BlockPin, DropQueue};
 use crate::kv::store::{LiveFile, OpenFailure, Store, StoreRead, Strictness};
 use crate::metrics::LostRange;
 use crate::options::Clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +38,21 @@ pub struct FoundBlock {
     pub header: Arc<BlockHeader>,
     /// Bytes of its files.
     pub size_bytes: u64,
+}
+
+/// How the database came to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rung {
+    Strict,
+    Tolerant,
+    Rebuilt,
+}
+
+/// Blocks of files that the manifest did not name.
+struct Adopted {
+    blocks: BTreeSet<BlockId>,
+    /// Every file could be taken back.
+    is_clean: bool,
 }
 
 /// What recovery works with.
@@ -62,8 +77,13 @@ impl Recovery<'_> {
     /// too many open files. Damage is no error.
     pub fn open(&self) -> Result<Found, StorageError> {
         self.finish_rebuild()?;
-        let (store, is_suspect) = self.open_store()?;
+        // RocksDB removes every file that its manifest does not name. A manifest whose end is cut off
+        // opens without an error and names too few.
+        let links = self.link_files();
+        let (store, rung) = self.open_store()?;
         let store = Arc::new(store);
+        let adopted = self.adopt_orphans(&store, &links)?;
+        let is_suspect = rung != Rung::Strict;
         let mut found = Found { store: Arc::clone(&store), blocks: BTreeMap::new(), greatest_id: None };
         let mut damaged = Vec::new();
         for (id, files) in store.blocks()? {
@@ -82,7 +102,14 @@ impl Recovery<'_> {
                 Err((header, reason)) => damaged.push((id, files, header, reason)),
             }
         }
+        self.drop_unneeded(&mut found, &adopted.blocks, rung)?;
         for (id, files, header, reason) in damaged {
+            if adopted.is_clean && adopted.blocks.contains(&id) && header.is_none() {
+                // The end came while its files were moved in: nobody was told that it is there.
+                tracing::info!(block = %id, "an unfinished block is removed");
+                store.drop_block(id)?;
+                continue;
+            }
             // What an unfinished merge was made of is still there: nothing is lost then.
             let has_parents = header.as_ref().is_some_and(|header| {
                 !header.parents.is_empty()
@@ -133,7 +160,7 @@ impl Recovery<'_> {
         }
     }
 
-    fn open_store(&self) -> Result<(Store, bool), StorageError> {
+    fn open_store(&self) -> Result<(Store, Rung), StorageError> {
         let path = self.directory.blocks();
         let open = |strictness| match Store::open(&path, self.cache_bytes, strictness) {
             Err(OpenFailure::DiskFull(reason)) if self.ballast.free() => {
@@ -144,7 +171,7 @@ impl Recovery<'_> {
         };
         let full = |reason| StorageError::Kv { operation: format!("open {}", path.display()), reason };
         match open(Strictness::Strict) {
-            Ok(store) => return Ok((store, false)),
+            Ok(store) => return Ok((store, Rung::Strict)),
             Err(OpenFailure::Damaged(reason)) => {
                 tracing::error!(reason, "the database is damaged, opening it tolerantly");
             }
@@ -152,7 +179,7 @@ impl Recovery<'_> {
             Err(OpenFailure::Other(error)) => return Err(error),
         }
         match open(Strictness::Tolerant) {
-            Ok(store) => Ok((store, true)),
+            Ok(store) => Ok((store, Rung::Tolerant)),
             Err(OpenFailure::Damaged(reason)) => {
                 tracing::error!(
                     reason,
@@ -160,7 +187,7 @@ impl Recovery<'_> {
                 );
                 self.rebuild()?;
                 match open(Strictness::Tolerant) {
-                    Ok(store) => Ok((store, true)),
+                    Ok(store) => Ok((store, Rung::Rebuilt)),
                     Err(OpenFailure::Damaged(reason) | OpenFailure::DiskFull(reason)) => Err(full(reason)),
                     Err(OpenFailure::Other(error)) => Err(error),
                 }
@@ -168,6 +195,91 @@ impl Recovery<'_> {
             Err(OpenFailure::DiskFull(reason)) => Err(full(reason)),
             Err(OpenFailure::Other(error)) => Err(error),
         }
+    }
+
+    /// Second names for all SST files.
+    fn link_files(&self) -> Vec<PathBuf> {
+        let folder = self.directory.staging().join("before-opening");
+        let link = || -> Result<Vec<PathBuf>, StorageError> {
+            remove_folder(&folder)?;
+            std::fs::create_dir(&folder).map_err(|error| StorageError::io("create", &folder, error))?;
+            let mut links = Vec::new();
+            if self.directory.blocks().exists() {
+                for file in sst_files(&self.directory.blocks())? {
+                    let link = folder.join(file.file_name().expect("a file of a folder has a name"));
+                    std::fs::hard_link(&file, &link)
+                        .map_err(|error| StorageError::io("link", &file, error))?;
+                    links.push(link);
+                }
+            }
+            Ok(links)
+        };
+        link().unwrap_or_else(|error| {
+            tracing::warn!(error = error_chain(&error), "cannot link files before opening");
+            Vec::new()
+        })
+    }
+
+    /// Takes files back that RocksDB's manifest does not name, and tells of which blocks they are. Those
+    /// of a block that was just being dropped come back too; it is dropped again for the same reason.
+    fn adopt_orphans(&self, store: &Store, links: &[PathBuf]) -> Result<Adopted, StorageError> {
+        let live = store.live_files()?;
+        let known: BTreeSet<u64> = live.iter().filter_map(|file| inode(&file.path)).collect();
+        let is_orphan = |link: &&PathBuf| inode(link).is_some_and(|inode| !known.contains(&inode));
+        let orphans: Vec<PathBuf> = links.iter().filter(is_orphan).cloned().collect();
+        if !orphans.is_empty() {
+            tracing::warn!(n_files = orphans.len(), "the manifest lacks files, taking them back");
+        }
+        let refused = store.adopt_files(&orphans)?;
+        let is_clean = refused.is_empty();
+        for (link, reason) in refused {
+            // What a merge of files within RocksDB has rewritten is there already.
+            if !reason.contains("seqno is required") {
+                let kept_at = self.quarantine.folder("orphans").and_then(|folder| {
+                    self.quarantine.keep(&link, &folder)?;
+                    Ok(folder)
+                });
+                tracing::error!(file = %link.display(), reason, ?kept_at, "a file cannot be taken back");
+            }
+        }
+        remove_folder(&self.directory.staging().join("before-opening"))?;
+        let before: BTreeSet<PathBuf> = live.into_iter().map(|file| file.path).collect();
+        let now = store.live_files()?.into_iter().filter(|file| !before.contains(&file.path));
+        let blocks = now.filter_map(|file| split(&file.first_key).map(|(id, _, _)| id)).collect();
+        Ok(Adopted { blocks, is_clean })
+    }
+
+    /// Drops blocks that came back and are not needed. What a block was made from is the better source
+    /// while all of it is there: the ingestion of this block and of others of the same table may never
+    /// have ended. And a block may have been merged into another one, which is there.
+    fn drop_unneeded(
+        &self,
+        found: &mut Found,
+        adopted: &BTreeSet<BlockId>,
+        rung: Rung,
+    ) -> Result<(), StorageError> {
+        let headers: Vec<Arc<BlockHeader>> =
+            found.blocks.values().map(|block| Arc::clone(&block.header)).collect();
+        // A rebuilt database has taken every file.
+        let came_back = |id: BlockId| rung == Rung::Rebuilt || adopted.contains(&id);
+        for header in headers.iter().filter(|header| came_back(header.block_id())) {
+            let has_sources = match header.parents.as_slice() {
+                [] => {
+                    let has_log = |&table: &u64| self.directory.log_of(table).exists();
+                    !header.tables.is_empty() && header.tables.iter().all(has_log)
+                }
+                parents => parents.iter().all(|&parent| found.blocks.contains_key(&BlockId(parent))),
+            };
+            // A direct parent waits until its heir has been verified.
+            let is_heir =
+                |heir: &&Arc<BlockHeader>| is_within(header, heir) && !heir.parents.contains(&header.id);
+            if has_sources || headers.iter().any(|heir| is_heir(&heir)) {
+                tracing::info!(block = %header.block_id(), has_sources, "a block that came back is not needed");
+                found.store.drop_block(header.block_id())?;
+                found.blocks.remove(&header.block_id());
+            }
+        }
+        Ok(())
     }
 
     fn rebuilding(&self) -> PathBuf {
@@ -240,6 +352,13 @@ impl Recovery<'_> {
             found_at: self.clock.now_ms(),
         });
     }
+}
+
+/// Whether the samples of a block are all in another one, by their tables and times.
+fn is_within(a: &BlockHeader, b: &BlockHeader) -> bool {
+    a.level < b.level
+        && (b.seq_min <= a.seq_min && a.seq_max <= b.seq_max)
+        && (b.mint <= a.mint && a.maxt <= b.maxt)
 }
 
 /// The header of a complete block, or what is wrong with it and the header as far as it reads.
@@ -327,7 +446,7 @@ mod tests {
             level: 0,
             seq_min: 1,
             seq_max: 1,
-            tables: vec![],
+            tables: vec![id],
             parents: vec![],
             n_keys: [1, 1, 0, 0, 0, 0, 3, 0, 0, 0],
             n_series: 1,
@@ -353,7 +472,7 @@ mod tests {
     }
 
     /// A store of blocks 1 to 3, damaged by `damage`, and what is found then.
-    fn found_after(damage: impl FnOnce(&Path)) -> (Vec<u64>, Vec<LostRange>) {
+    fn found_after(damage: impl Fn(&Path)) -> (Vec<u64>, Vec<LostRange>) {
         let dir = tempfile::tempdir().unwrap();
         let directory = DataDirectory::open(dir.path()).unwrap();
         let store = Store::open(&directory.blocks(), 8 << 20, Strictness::Strict).ok().unwrap();
@@ -434,6 +553,34 @@ mod tests {
             assert_eq!(blocks, [1, 2, 3], "{from_end}");
             assert_eq!(lost, []);
         }
+    }
+
+    #[test]
+    fn a_manifest_that_lost_its_end_costs_nothing() {
+        for kept in [1, 5, 10] {
+            let (blocks, lost) = found_after(|blocks| {
+                let manifest = files(blocks, "MANIFEST").pop().unwrap();
+                let bytes = std::fs::read(&manifest).unwrap();
+                std::fs::write(&manifest, &bytes[..bytes.len() * kept / 11]).unwrap();
+            });
+            assert_eq!(blocks, [1, 2, 3], "{kept} of 11");
+            assert_eq!(lost, []);
+        }
+    }
+
+    #[test]
+    fn a_block_that_came_back_yields_to_the_log_it_was_made_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(dir.path()).unwrap();
+        let store = Store::open(&directory.blocks(), 8 << 20, Strictness::Strict).ok().unwrap();
+        put_block(&store, &directory, 1, None);
+        put_block(&store, &directory, 2, None);
+        drop(store);
+        std::fs::create_dir(directory.log_of(2)).unwrap();
+        let manifest = files(&directory.blocks(), "MANIFEST").pop().unwrap();
+        let bytes = std::fs::read(&manifest).unwrap();
+        std::fs::write(&manifest, &bytes[..bytes.len() / 10]).unwrap();
+        assert_eq!(recover(&directory), (vec![1], vec![]));
     }
 
     #[test]
