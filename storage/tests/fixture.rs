@@ -116,7 +116,7 @@ fn write_the_fixture() {
     // Overlaps the first window only, so that the last one stays in the log.
     db.delete(&[matchers], mint, maxt).unwrap();
     db.close().unwrap();
-    for name in ["LOCK", "BALLAST", "blocks/LOCK"] {
+    for name in ["LOCK", "SECRET", "BALLAST", "blocks/LOCK"] {
         let _ = std::fs::remove_file(path.join(name));
     }
     for entry in std::fs::read_dir(path.join("blocks")).unwrap() {
