@@ -156,6 +156,7 @@ fn command() -> Command {
                 arg.action(ArgAction::Set)
                     .num_args(0..=1)
                     .require_equals(true)
+                    .value_name("BOOL")
                     .default_missing_value("true")
                     .value_parser(PossibleValuesParser::new(["true", "false"]))
                     .hide_possible_values(true)

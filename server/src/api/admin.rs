@@ -95,19 +95,20 @@ pub async fn ready(_: Ready) -> Response {
     text(StatusCode::OK, "Chronolith is Ready.\n")
 }
 
-fn lifecycle(state: &ServerState, method: &Method) -> Result<(), Response> {
+/// Why a request of the lifecycle API is refused, if it is.
+fn lifecycle(state: &ServerState, method: &Method) -> Option<Response> {
     if !matches!(*method, Method::POST | Method::PUT) {
-        return Err(text(StatusCode::METHOD_NOT_ALLOWED, "Only POST or PUT requests allowed"));
+        return Some(text(StatusCode::METHOD_NOT_ALLOWED, "Only POST or PUT requests allowed"));
     }
     if !state.settings.enable_lifecycle {
-        return Err(text(StatusCode::FORBIDDEN, "Lifecycle API is not enabled."));
+        return Some(text(StatusCode::FORBIDDEN, "Lifecycle API is not enabled."));
     }
-    Ok(())
+    None
 }
 
 /// `POST, PUT /-/reload`
 pub async fn reload(State(state): State<Arc<ServerState>>, method: Method) -> Response {
-    if let Err(refusal) = lifecycle(&state, &method) {
+    if let Some(refusal) = lifecycle(&state, &method) {
         return refusal;
     }
     let (answer, answered) = tokio::sync::oneshot::channel();
@@ -125,7 +126,7 @@ pub async fn reload(State(state): State<Arc<ServerState>>, method: Method) -> Re
 
 /// `POST, PUT /-/quit`
 pub async fn quit(State(state): State<Arc<ServerState>>, method: Method) -> Response {
-    if let Err(refusal) = lifecycle(&state, &method) {
+    if let Some(refusal) = lifecycle(&state, &method) {
         return refusal;
     }
     state.quit.notify_one();

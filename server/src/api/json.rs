@@ -134,7 +134,7 @@ pub fn array<T>(
 
 /// Texts as an array.
 pub fn strings<'a>(out: &mut Vec<u8>, items: impl IntoIterator<Item = &'a str>) {
-    array(out, items, |out, item| string(out, item));
+    array(out, items, string);
 }
 
 /// An object, key by key.

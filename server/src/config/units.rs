@@ -1,82 +1,10 @@
-//! Durations, sizes and base64 as Prometheus writes them in files and flags.
+//! Sizes and base64 as Prometheus writes them in files and flags; durations are those of the model.
 
-/// Reads `1d12h30m`, in milliseconds. `0` needs no unit.
-///
-/// Source: Prometheus common, `model/time.go`, `ParseDuration`.
+pub(crate) use chronolith_model::duration::format_duration;
+
+/// Reads `1d12h30m`, in milliseconds, with the error as text. `0` needs no unit.
 pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
-    const UNITS: [(&str, i64); 7] = [
-        ("y", 365 * 86_400_000),
-        ("w", 7 * 86_400_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ];
-    if text == "0" {
-        return Ok(0);
-    }
-    if text.is_empty() {
-        return Err("empty duration string".to_owned());
-    }
-    let invalid = || format!("not a valid duration string: {text:?}");
-    let too_long = || format!("duration out of range: {text:?}");
-    let mut rest = text;
-    let mut next_unit = 0;
-    let mut total = 0i64;
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
-        if digits == 0 || letters == 0 {
-            return Err(invalid());
-        }
-        let unit = &rest[digits..digits + letters];
-        let at = UNITS.iter().position(|(name, _)| *name == unit).ok_or_else(invalid)?;
-        // Units come once each, largest first.
-        if at < next_unit {
-            return Err(invalid());
-        }
-        next_unit = at + 1;
-        let n: i64 = rest[..digits].parse().map_err(|_| too_long())?;
-        total = n.checked_mul(UNITS[at].1).and_then(|ms| total.checked_add(ms)).ok_or_else(too_long)?;
-        rest = &rest[digits + letters..];
-    }
-    // Durations are nanoseconds in 64 bits to Prometheus.
-    if total > i64::MAX / 1_000_000 { Err(too_long()) } else { Ok(total) }
-}
-
-/// Writes milliseconds as Prometheus does: `1h30m`, `15d`, `0s`.
-///
-/// Source: Prometheus common, `model/time.go`, `Duration.String`.
-pub(crate) fn format_duration(ms: i64) -> String {
-    if ms == 0 {
-        return "0s".to_owned();
-    }
-    let mut out = String::new();
-    let mut rest = ms.unsigned_abs();
-    if ms < 0 {
-        out.push('-');
-    }
-    // Years, weeks and days only where nothing smaller is left over.
-    for (unit, size, exact) in [
-        ("y", 365 * 86_400_000u64, true),
-        ("w", 7 * 86_400_000, true),
-        ("d", 86_400_000, false),
-        ("h", 3_600_000, false),
-        ("m", 60_000, false),
-        ("s", 1000, false),
-        ("ms", 1, false),
-    ] {
-        if exact && !rest.is_multiple_of(size) {
-            continue;
-        }
-        let n = rest / size;
-        if n > 0 {
-            out.push_str(&format!("{n}{unit}"));
-            rest -= n * size;
-        }
-    }
-    out
+    chronolith_model::duration::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// Reads `512MB` or `1.5GiB` in bytes; both spellings count in 1024s, and every number needs a unit.
@@ -173,31 +101,6 @@ pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_read_and_write_as_prometheus_does() {
-        for (text, ms) in [
-            ("0", 0),
-            ("0s", 0),
-            ("15s", 15_000),
-            ("1m", 60_000),
-            ("1h30m", 5_400_000),
-            ("15d", 1_296_000_000),
-            ("2w", 1_209_600_000),
-            ("1y", 31_536_000_000),
-            ("1d12h5m3s40ms", 129_903_040),
-        ] {
-            assert_eq!(parse_duration(text), Ok(ms), "{text}");
-        }
-        for text in ["", "1", "s", "-1h", "1s1h", "1x", "1h1h", "99999999999999999999y", "300y", "1.5h"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-        for (ms, text) in
-            [(0, "0s"), (90_000, "1m30s"), (1_296_000_000, "15d"), (1_209_600_000, "2w"), (5, "5ms")]
-        {
-            assert_eq!(format_duration(ms), text);
-        }
-    }
 
     #[test]
     fn sizes_need_units_and_count_in_1024s() {

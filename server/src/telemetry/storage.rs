@@ -99,12 +99,6 @@ pub fn write(out: &mut Exposition, m: &StorageMetrics) {
             float(m.wal_size_bytes),
         ),
         (
-            "prometheus_tsdb_out_of_order_samples_total",
-            "Samples older than the newest of their series, all of them refused: none are.",
-            Counter,
-            0.0,
-        ),
-        (
             "prometheus_tsdb_head_out_of_order_samples_appended_total",
             "Total number of appended out of order samples.",
             Counter,
