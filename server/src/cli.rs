@@ -51,6 +51,8 @@ pub struct Settings {
     pub retention_time_ms: Option<i64>,
     /// `--storage.tsdb.retention.size`, where given; 0 sets no limit.
     pub retention_size_bytes: Option<u64>,
+    /// `--storage.tsdb.min-block-duration`
+    pub window_ms: i64,
     /// `--query.lookback-delta`
     pub lookback_delta_ms: i64,
     /// `--query.timeout`
@@ -235,6 +237,10 @@ impl Reader {
                 "" => None,
                 text => Some(parse_size(text).unwrap_or(0).unsigned_abs()),
             },
+            window_ms: positive_ms(
+                "storage.tsdb.min-block-duration",
+                self.ms("storage.tsdb.min-block-duration"),
+            )?,
             lookback_delta_ms: positive_ms("query.lookback-delta", self.ms("query.lookback-delta"))?,
             query_timeout: self.duration("query.timeout"),
             max_concurrent_queries: self.positive("query.max-concurrency")?,

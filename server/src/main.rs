@@ -128,8 +128,10 @@ async fn run(settings: Settings) -> Result<(), String> {
 }
 
 fn start_scraping(state: &Arc<State>, store: Arc<dyn Store>) -> Result<(), String> {
-    let hostname = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
-    let options = ScrapeOptions { offset_seed: xxhash_rust::xxh3::xxh3_64(&hostname) };
+    // Servers that scrape the same targets do so at different times.
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = format!("{hostname}{}", state.config.load().global.external_labels);
+    let options = ScrapeOptions { offset_seed: xxhash_rust::xxh3::xxh3_64(name.as_bytes()) };
     let scraping = ScrapeManager::new(store, &state.registry, options);
     scraping.apply(&state.config.load())?;
     // This is the only place that sets it.
@@ -149,6 +151,7 @@ fn open(state: &State) -> Result<Arc<dyn Store>, String> {
         wal_sync: if settings.wal_sync_always { WalSync::Always } else { WalSync::Grouped },
         wal_sync_window_ms: settings.wal_sync_window_ms,
         max_ahead_ms: settings.max_ahead_ms,
+        window_ms: settings.window_ms,
         max_labels_per_series: settings.max_labels_per_series,
         max_label_name_bytes: settings.max_label_name_bytes,
         max_label_value_bytes: settings.max_label_value_bytes,

@@ -144,7 +144,12 @@ pub(crate) const FLAGS: &[Flag] = &[
     ),
     inert("storage.tsdb.head-chunks-write-queue-size", Count, "0", OWN_ENGINE),
     inert("storage.tsdb.delay-compact-file.path", Text, "", OWN_ENGINE),
-    inert("storage.tsdb.min-block-duration", Duration, "2h", OWN_ENGINE),
+    works(
+        "storage.tsdb.min-block-duration",
+        Duration,
+        "2h",
+        "Span of time after which recent samples become a block. For tests; a store keeps the one it began with.",
+    ),
     inert("storage.tsdb.max-block-duration", Duration, "", OWN_ENGINE),
     inert("storage.tsdb.wal-segment-size", Size, "", OWN_ENGINE),
     inert("storage.tsdb.wal-compression", Boolean, "true", "the log is always compressed"),
