@@ -129,8 +129,8 @@ fn a_deletion_is_seen_at_once_and_does_not_touch_later_writes() {
     db.delete(&[deleted.to_vec()], i64::MIN, i64::MAX).unwrap();
     assert_eq!(support::read(&db, &deleted, i64::MIN, i64::MAX).unwrap(), Content::new());
     assert_eq!(support::label_values(&db, "n").into_iter().collect::<Vec<_>>(), ["0", "2"]);
-    // Inside the deleted range, where a sample was and where none was.
-    for timestamp in [START_MS + 500, START_MS + 18_000] {
+    // Inside the deleted range, and again at the time of its newest sample.
+    for timestamp in [START_MS + 500, START_MS + 19_000] {
         assert_eq!(support::append(&db, &[(series(1), timestamp, float(5.0))]).refused, 0);
     }
     let after = all(&db);

@@ -367,7 +367,7 @@ fn inspect(
     id: BlockId,
     files: &[LiveFile],
     is_suspect: bool,
-) -> Result<BlockHeader, (Option<BlockHeader>, String)> {
+) -> Result<BlockHeader, (Option<Box<BlockHeader>>, String)> {
     let pin = BlockPin::new(id, Arc::new(DropQueue::default()));
     let read = StoreRead::new(Arc::clone(store), pin, false);
     let value = match read.get(&key(id, Kind::Header, &[])) {
@@ -380,15 +380,17 @@ fn inspect(
         let n_keys = header.n_keys[kind as usize];
         let of_kind = |file: &&LiveFile| split(&file.first_key).is_some_and(|(_, first, _)| first == kind);
         if kind != Kind::Tombstones && n_keys > 0 && !files.iter().any(|file| of_kind(&file)) {
-            return Err((Some(header), format!("its file of {kind:?} is missing")));
+            return Err((Some(Box::new(header)), format!("its file of {kind:?} is missing")));
         }
     }
     for file in files.iter().filter(|_| is_suspect) {
         for key in [&file.first_key, &file.last_key] {
             match read.get(key) {
                 Ok(Some(_)) => {}
-                Ok(None) => return Err((Some(header), format!("{} lacks a key", file.path.display()))),
-                Err(error) => return Err((Some(header), error_chain(&error))),
+                Ok(None) => {
+                    return Err((Some(Box::new(header)), format!("{} lacks a key", file.path.display())));
+                }
+                Err(error) => return Err((Some(Box::new(header)), error_chain(&error))),
             }
         }
     }

@@ -45,7 +45,7 @@ impl Inner {
                 mint: stats.mint,
                 maxt: stats.maxt,
                 n_tables: (tables.len() as u64).saturating_sub(n_frozen),
-                n_frozen: n_frozen,
+                n_frozen,
             },
             blocks: blocks.collect(),
             lost: self.quarantine.lost(),

@@ -6,7 +6,7 @@ use chronolith_model::append::{AppendBatch, AppendOutcome, BatchSeries, Histogra
 use chronolith_model::histogram::{Histogram, IntHistogram, Span};
 use chronolith_model::queryable::{
     Floats, HistogramNeed, LabelQuery, Projection, QueryContext, Queryable, ReadError, SampleBatch, Select,
-    SelectedSeries, Snapshot, Unlimited,
+    Snapshot, Unlimited,
 };
 use chronolith_model::sample::STALE_NAN_BITS;
 use chronolith_model::{Labels, Matcher};

@@ -111,8 +111,10 @@ impl Part for Listed {
     }
 }
 
+type ListedOne = (Vec<(Symbol, Symbol)>, Vec<(i64, Value)>);
+
 struct ListedSeries {
-    series: Vec<(Vec<(Symbol, Symbol)>, Vec<(i64, Value)>)>,
+    series: Vec<ListedOne>,
 }
 
 impl PartSeries for ListedSeries {
