@@ -26,7 +26,7 @@ const COLUMN_CACHE_BYTES: usize = 2 << 20;
 const RANKS_PER_TILE: u32 = 128;
 
 /// Labels are charged in steps of this many.
-const LABELS_PER_CHARGE: usize = 64 << 10;
+const LABELS_PER_CHARGE: usize = 4 << 10;
 
 /// An open block: its header, its deletions, and readers that fetch the rest when asked.
 #[derive(Clone)]
@@ -313,11 +313,11 @@ impl BlockSeries {
             }
             // Numbers of strings, then symbols of the query: eight bytes a label each, rounded up to
             // include ranks and ends.
-            if labels.len() >= charged {
-                cx.charge(LABELS_PER_CHARGE * 24)?;
-                charged += LABELS_PER_CHARGE;
-            }
             labels.extend_from_slice(&series.labels);
+            if labels.len() >= charged + LABELS_PER_CHARGE {
+                cx.charge((labels.len() - charged) * 24)?;
+                charged = labels.len();
+            }
             ranks.push(rank);
             ends.push(u32::try_from(labels.len()).map_err(|_| {
                 StorageError::corrupt(
@@ -327,6 +327,7 @@ impl BlockSeries {
             })?);
             Ok(())
         })?;
+        cx.charge((labels.len() - charged) * 24)?;
         let labels = in_query_symbols(index, &labels, cx)?;
         Ok(Self { part: part.clone(), ranks, labels, ends })
     }

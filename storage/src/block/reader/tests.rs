@@ -373,3 +373,36 @@ fn series_scraped_together_share_their_column_over_blocks() {
         assert!(Arc::ptr_eq(&series.timestamps, &batch.series[at % 2].timestamps), "series {at}");
     }
 }
+
+/// Counts what is charged.
+#[derive(Default)]
+struct Counting {
+    symbols: chronolith_model::SymbolTable,
+    charged: std::sync::atomic::AtomicUsize,
+}
+
+impl QueryContext for Counting {
+    fn check(&self) -> Result<(), chronolith_model::queryable::Stop> {
+        Ok(())
+    }
+    fn charge(&self, size_bytes: usize) -> Result<(), chronolith_model::queryable::Stop> {
+        self.charged.fetch_add(size_bytes, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+    fn release(&self, _size_bytes: usize) {}
+    fn symbols(&self) -> &chronolith_model::SymbolTable {
+        &self.symbols
+    }
+}
+
+/// Charging a large step for each block at once refused queries over thousands of small blocks.
+#[test]
+fn a_small_block_charges_little() {
+    let labels = Labels::from_pairs([("__name__", "up"), ("job", "b")]).unwrap();
+    let (kv, header) = written(1, &BTreeMap::from([(labels, Samples::from([(1, 1.0)]))]));
+    let block = open(kv, &header);
+    let cx = Counting::default();
+    let select = PartSelect { matchers: &[Matcher::equal("job", "b")], mint: 0, maxt: 10 };
+    assert_eq!(Part::select(&block, &select, &cx).unwrap().len(), 1);
+    assert!(cx.charged.into_inner() < 1024);
+}
