@@ -104,9 +104,11 @@ impl Recovery<'_> {
         }
         self.drop_unneeded(&mut found, &adopted.blocks, rung)?;
         for (id, files, header, reason) in damaged {
-            if adopted.is_clean && adopted.blocks.contains(&id) && header.is_none() {
-                // The end came while its files were moved in: nobody was told that it is there.
-                tracing::info!(block = %id, "an unfinished block is removed");
+            let came_back = adopted.is_clean && adopted.blocks.contains(&id);
+            if came_back && header.as_ref().is_none_or(|header| self.is_superseded(header, &found)) {
+                // The end came while its files were moved in, and nobody was told that it is there; or
+                // while the files of a dropped block were removed, and some were gone already.
+                tracing::info!(block = %id, "what is left of an unfinished or dropped block is removed");
                 store.drop_block(id)?;
                 continue;
             }
@@ -263,13 +265,7 @@ impl Recovery<'_> {
         // A rebuilt database has taken every file.
         let came_back = |id: BlockId| rung == Rung::Rebuilt || adopted.contains(&id);
         for header in headers.iter().filter(|header| came_back(header.block_id())) {
-            let has_sources = match header.parents.as_slice() {
-                [] => {
-                    let has_log = |&table: &u64| self.directory.log_of(table).exists();
-                    !header.tables.is_empty() && header.tables.iter().all(has_log)
-                }
-                parents => parents.iter().all(|&parent| found.blocks.contains_key(&BlockId(parent))),
-            };
+            let has_sources = self.has_sources(header, found);
             // A direct parent waits until its heir has been verified.
             let is_heir =
                 |heir: &&Arc<BlockHeader>| is_within(header, heir) && !heir.parents.contains(&header.id);
@@ -280,6 +276,28 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether everything that a block was made from is there.
+    fn has_sources(&self, header: &BlockHeader, found: &Found) -> bool {
+        match header.parents.as_slice() {
+            [] => {
+                let has_log = |&table: &u64| self.directory.log_of(table).exists();
+                !header.tables.is_empty() && header.tables.iter().all(has_log)
+            }
+            parents => parents.iter().all(|&parent| found.blocks.contains_key(&BlockId(parent))),
+        }
+    }
+
+    /// Whether an incomplete block that came back lacks nothing that is not elsewhere: in what it was
+    /// made from, or in a block that it was merged into. Inputs of a merge are dropped only after its
+    /// result was verified, so an input that lacks files has a verified heir.
+    fn is_superseded(&self, header: &BlockHeader, found: &Found) -> bool {
+        self.has_sources(header, found)
+            || found
+                .blocks
+                .values()
+                .any(|heir| heir.header.parents.contains(&header.id) || is_within(header, &heir.header))
     }
 
     fn rebuilding(&self) -> PathBuf {
@@ -354,9 +372,10 @@ impl Recovery<'_> {
     }
 }
 
-/// Whether the samples of a block are all in another one, by their tables and times.
+/// Whether the samples of a block are all in another one, the result of a merge: by order, tables and
+/// times. Merges of late blocks among themselves keep their level.
 fn is_within(a: &BlockHeader, b: &BlockHeader) -> bool {
-    a.level < b.level
+    (a.id < b.id && a.level <= b.level && !b.parents.is_empty())
         && (b.seq_min <= a.seq_min && a.seq_max <= b.seq_max)
         && (b.mint <= a.mint && a.maxt <= b.maxt)
 }
@@ -462,8 +481,13 @@ mod tests {
     }
 
     fn put_block(store: &Store, directory: &DataDirectory, id: u64, leave_out: Option<Kind>) {
+        put_block_of(store, directory, &header(id), leave_out);
+    }
+
+    fn put_block_of(store: &Store, directory: &DataDirectory, header: &BlockHeader, leave_out: Option<Kind>) {
+        let id = header.id;
         let mut block = StagedBlock::create(&directory.staging(), BlockId(id)).unwrap();
-        let (header_key, value) = header(id).encode().unwrap();
+        let (header_key, value) = header.encode().unwrap();
         block.put(Kind::Header, &header_key, &value).unwrap();
         for (kind, n) in [(Kind::Symbols, 1u8), (Kind::Tiles, 3)] {
             for rest in (0..n).filter(|_| Some(kind) != leave_out) {
@@ -593,6 +617,29 @@ mod tests {
         });
         assert_eq!(blocks, [1, 3]);
         assert!(lost.iter().any(|loss| loss.what.starts_with("block")), "{lost:?}");
+    }
+
+    /// A kill while the files of a merged block were being removed left a store that warned of loss.
+    #[test]
+    fn what_is_left_of_a_merged_block_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(dir.path()).unwrap();
+        let store = Store::open(&directory.blocks(), 8 << 20, Strictness::Strict).ok().unwrap();
+        put_block(&store, &directory, 1, None);
+        let files: Vec<_> = store.live_files().unwrap().into_iter().map(|file| file.path).collect();
+        let kept: Vec<_> = files.iter().map(|file| (file.clone(), std::fs::read(file).unwrap())).collect();
+        // A merge of late blocks keeps their level.
+        let heir = BlockHeader { parents: vec![1], tables: vec![], ..header(2) };
+        put_block_of(&store, &directory, &heir, None);
+        store.drop_block(BlockId(1)).unwrap();
+        assert!(files.iter().all(|file| !file.exists()), "the names of a dropped block's files are gone");
+        drop(store);
+        for left_out in 0..kept.len() {
+            for (_, (file, bytes)) in kept.iter().enumerate().filter(|(i, _)| *i != left_out) {
+                std::fs::write(file, bytes).unwrap();
+            }
+            assert_eq!(recover(&directory), (vec![2], vec![]), "without {left_out}");
+        }
     }
 
     #[test]

@@ -171,12 +171,15 @@ impl Store {
         let mut to = from.clone();
         to.extend_from_slice(&LAST_KEY_TAIL);
         self.with(|database| {
+            let mut files = live_files(database, &self.path)?;
+            files.retain(|file| belongs_to(file, id));
             for attempt in 0..3 {
                 database
                     .rocks
                     .delete_file_in_range(&from, &to)
                     .map_err(|error| kv_error(operation(), &error))?;
                 if live_files(database, &self.path)?.iter().all(|file| !belongs_to(file, id)) {
+                    unlink_header_first(&mut files);
                     return Ok(());
                 }
                 // What remains is at level 0 or was being moved: push it down and try again.
@@ -327,6 +330,20 @@ impl KvRead for StoreRead {
                 None => iterator.status().map(|()| None).map_err(|error| read_error(to, &error)),
             }
         })
+    }
+}
+
+/// Removes the names of a dropped block's files. RocksDB removes them as well, but only once no thread
+/// holds an older version; after a kill they would come back as files that the manifest lacks. Without
+/// its header, which goes first, what is left of a block is known to be nothing.
+fn unlink_header_first(files: &mut [LiveFile]) {
+    files.sort_by(|a, b| a.first_key.cmp(&b.first_key));
+    for file in files {
+        if let Err(error) = std::fs::remove_file(&file.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %file.path.display(), %error, "cannot remove a file of a dropped block");
+        }
     }
 }
 
