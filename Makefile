@@ -3,10 +3,11 @@
 # make check  what every change has to pass
 # make fmt    format the code
 # make bench  benches
+# make fuzz   every fuzz target for ten minutes; make fuzz-short: for twenty seconds
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test check fmt lint deny docs bench
+.PHONY: help setup build run test check fmt lint deny docs bench fuzz fuzz-short
 
 # ccache keeps what RocksDB's C++ compiles to, across fresh clones and cleaned target folders.
 ifneq ($(wildcard /usr/lib/ccache),)
@@ -23,7 +24,7 @@ CRATES := chronolith-model chronolith-wire chronolith-storage chronolith-query c
 ASSERTIONS := $(foreach crate,$(CRATES),--config 'profile.release.package.$(crate).debug-assertions=true')
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -5
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -6
 
 # Building RocksDB needs a C++ compiler and libclang; both come from apt where they are missing.
 setup:
@@ -88,3 +89,23 @@ docs: setup
 
 bench: setup
 	$(CARGO) bench --workspace
+
+# Fuzzing needs a nightly compiler; cargo-fuzz is installed where it is missing. What is found stays in
+# fuzz/artifacts, what was learnt in fuzz/corpus.
+FUZZ_TARGETS := remote_write exposition promql chunk keys log
+FUZZ_LIMITS := -rss_limit_mb=2048 -timeout=10 -max_len=65536
+
+fuzz-short: FUZZ_SECONDS := 20
+fuzz: FUZZ_SECONDS := 600
+fuzz fuzz-short:
+	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \
+	  echo "FUZZING IS SKIPPED: there is no nightly compiler (rustup toolchain install nightly)"; exit 0; \
+	fi; \
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz || exit 1; \
+	export CARGO_TARGET_DIR="$(abspath $(TARGET_DIR))/fuzz"; \
+	for target in $(FUZZ_TARGETS); do \
+	  echo "=== fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	  mkdir -p fuzz/corpus/$$target; \
+	  $(CARGO) +nightly fuzz run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) $(FUZZ_LIMITS) -verbosity=0 -print_final_stats=1 || exit 1; \
+	done

@@ -12,7 +12,8 @@ use chronolith_model::histogram::{CounterResetHint, FloatHistogram, Histogram, I
 use chronolith_model::queryable::HistogramNeed;
 use std::sync::Arc;
 
-/// A chunk of more than one sample holds at most this many bucket counts: 8 MB decoded.
+/// A chunk of more than one sample holds at most this many bucket counts and spans, the spans counted
+/// for each sample, as decoded histograms have them: 8 MB decoded.
 pub const MAX_CELLS: usize = 1 << 20;
 
 /// The first byte of a layout: how the zero threshold is stored.
@@ -88,7 +89,9 @@ pub fn same_layout(a: &Histogram, b: &Histogram) -> bool {
 
 /// How many histograms of this layout a chunk may hold.
 pub fn max_samples(histogram: &Histogram) -> usize {
-    let n_cells: usize = layout(histogram).n_buckets.iter().sum();
+    let layout = layout(histogram);
+    let n_spans = layout.positive_spans.len() + layout.negative_spans.len();
+    let n_cells = n_spans + layout.n_buckets.iter().sum::<usize>();
     (MAX_CELLS / n_cells.max(1)).clamp(1, MAX_SAMPLES)
 }
 
@@ -269,9 +272,10 @@ impl Head {
             }
             *n_buckets = reader.length(reader.rest().len() / 2)?;
         }
-        let n_cells = (n_buckets[0] + n_buckets[1]).saturating_mul(count);
-        if count > 1 && n_cells > MAX_CELLS {
-            return Err(ChunkError("a histogram chunk with too many buckets"));
+        // Stored once, spans are in every decoded sample.
+        let n_cells = spans[0].len() + spans[1].len() + n_buckets[0] + n_buckets[1];
+        if count > 1 && n_cells.saturating_mul(count) > MAX_CELLS {
+            return Err(ChunkError("a histogram chunk with too many buckets or spans"));
         }
         let custom_values = Self::read_bounds(reader)?;
         let hints = Self::read_hints(reader, count)?;

@@ -23,6 +23,9 @@ pub const MAGIC: [u8; 4] = *b"CLg1";
 pub const MAX_RAW_BYTES: usize = 1 << 30;
 /// No stored body is longer (snappy adds a sixth at worst): a length beyond it is damage.
 pub const MAX_BODY_BYTES: usize = MAX_RAW_BYTES + MAX_RAW_BYTES / 4;
+/// No element of snappy makes more than 64 bytes of three: a length beyond it is a lie, and is not
+/// allocated.
+const MAX_RATIO: usize = 22;
 
 const CRC_AT: usize = 4;
 const LENGTH_AT: usize = 8;
@@ -145,7 +148,7 @@ pub fn parse_frame(bytes: &[u8]) -> Parsed<'_> {
 /// What is wrong with it.
 pub fn decompress(body: &[u8]) -> Result<Vec<u8>, &'static str> {
     let length = snap::raw::decompress_len(body).map_err(|_| "body of the frame is not snappy")?;
-    if length > MAX_RAW_BYTES {
+    if length > MAX_RAW_BYTES.min(body.len().saturating_mul(MAX_RATIO)) {
         return Err("body of the frame is too large");
     }
     snap::raw::Decoder::new().decompress_vec(body).map_err(|_| "body of the frame is not snappy")
@@ -230,6 +233,16 @@ mod tests {
         };
         assert_eq!((found, length), (frame, bytes.len()));
         assert_eq!(FileHeader::decode(body, "a file").unwrap(), header);
+    }
+
+    #[test]
+    fn a_body_that_claims_more_than_snappy_can_make_is_not_allocated_for() {
+        // The length of a gigabyte, then nothing.
+        assert_eq!(decompress(&[0x80, 0x80, 0x80, 0x80, 0x04]), Err("body of the frame is too large"));
+        for raw in [vec![7; 1 << 20], Vec::new(), vec![1], (0..=255).collect()] {
+            let body = snap::raw::Encoder::new().compress_vec(&raw).unwrap();
+            assert_eq!(decompress(&body).unwrap(), raw);
+        }
     }
 
     #[test]

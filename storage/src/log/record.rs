@@ -389,8 +389,9 @@ impl Samples<'_> {
         let mut next_start = streams.take_start(0)?;
         for index in 0..self.n_floats {
             if n_refs == 0 {
-                let start = i64::from(ordinal) + streams.refs.zigzag().ok_or(CUT_SHORT)?;
-                ordinal = u32::try_from(start).map_err(|_| "series number out of range")?;
+                let step = streams.refs.zigzag().ok_or(CUT_SHORT)?;
+                let start = i64::from(ordinal).checked_add(step).and_then(|start| u32::try_from(start).ok());
+                ordinal = start.ok_or("series number out of range")?;
                 n_refs = streams.refs.varint().ok_or(CUT_SHORT)?.saturating_add(1);
             }
             if n_times == 0 {

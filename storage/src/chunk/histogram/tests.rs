@@ -142,6 +142,21 @@ fn another_layout_or_form_is_told_apart() {
 }
 
 #[test]
+fn spans_that_every_sample_would_repeat_are_bounded() {
+    // 30,000 spans are 60 KB as stored, and a gigabyte in 4,096 decoded histograms.
+    let spans = vec![Span { offset: 0, length: 0 }; 30_000];
+    let many = IntHistogram { positive_spans: spans, ..IntHistogram::default() };
+    let many = Histogram::Int(many);
+    assert_eq!(max_samples(&many), 34);
+    assert!(check(vec![many.clone(); 34]) > 0);
+    let mut bytes = Vec::new();
+    encode(&vec![Arc::new(many); MAX_SAMPLES], Effort::Seal, &mut bytes);
+    let mut decoded = Vec::new();
+    let result = decode(&bytes, ChunkKind::IntHistogram, MAX_SAMPLES, HistogramNeed::Full, &mut decoded);
+    assert_eq!(result, Err(ChunkError("a histogram chunk with too many buckets or spans")));
+}
+
+#[test]
 fn damaged_chunks_are_errors_or_other_histograms_but_never_a_panic() {
     let histograms: Vec<Arc<Histogram>> =
         example(9).into_iter().map(|h| Arc::new(Histogram::Int(h))).collect();

@@ -184,3 +184,25 @@ fn the_document_shows_what_is_written() {
     builder.finish(0, &mut body);
     assert_eq!(crate::format_examples::example("log samples").0, body);
 }
+
+#[test]
+fn a_step_between_series_numbers_that_overflows_is_an_error() {
+    let mut builder = SectionBuilder::default();
+    builder.push_float(1, 1000, 0, 5.0f64.to_bits(), 0);
+    builder.push_float(0, 1000, 0, 5.0f64.to_bits(), 0);
+    let mut good = Vec::new();
+    builder.finish(0, &mut good);
+    assert_eq!(replay(&good, 2).unwrap().floats.len(), 2);
+    for step in [i64::MAX, i64::MIN] {
+        // The second run's step is the third byte of the refs, behind the header.
+        let mut refs = good[SECTION_HEADER_BYTES..SECTION_HEADER_BYTES + 2].to_vec();
+        put_zigzag(&mut refs, step);
+        put_varint(&mut refs, 0);
+        let mut body = good[..16].to_vec();
+        body.extend_from_slice(&(refs.len() as u32).to_le_bytes());
+        body.extend_from_slice(&good[20..SECTION_HEADER_BYTES]);
+        body.extend_from_slice(&refs);
+        body.extend_from_slice(&good[SECTION_HEADER_BYTES + 4..]);
+        assert_eq!(replay(&body, 2).unwrap_err(), "series number out of range");
+    }
+}
