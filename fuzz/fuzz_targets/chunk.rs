@@ -266,7 +266,8 @@ fn tile_comes_back(bytes: &[u8], first_rank: u32) {
                 (times, Some(TileTimes::Shared { column: u32::from(form), first: at as u32 }))
             }
         };
-        let values = vec![value; usize::from(value) % 5];
+        // No column is empty.
+        let values = vec![value; 1 + usize::from(value) % 5];
         builder.push(&NewEntry {
             rank,
             kind: [ChunkKind::Float, ChunkKind::IntHistogram, ChunkKind::FloatHistogram][usize::from(value) % 3],

@@ -27,7 +27,7 @@ const FIRST_OF_HISTORY: u8 = 0x80;
 
 /// A stretch of a shared column may be this long: a chunk's samples and an eighth that are missing.
 const MAX_STRETCH: usize = MAX_SAMPLES + MAX_SAMPLES / 8;
-/// Flags, mint and a length: no entry is shorter.
+/// Flags, a length and a byte of values: no entry takes less of a tile.
 const MIN_ENTRY_BYTES: usize = 3;
 
 /// Where the times of a chunk are.
