@@ -44,6 +44,9 @@ pub enum DecodeErrorKind {
     /// More elements than a batch can number, or than a request of this size can mean.
     #[error("too many elements for the size of the request")]
     TooMany,
+    /// A field of the other version's message.
+    #[error("this is a request of remote write {0}, sent with the content type of another version")]
+    OtherVersion(&'static str),
     /// The symbol table does not start with the empty string.
     #[error("the first symbol must be the empty string")]
     FirstSymbol,

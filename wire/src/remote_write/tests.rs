@@ -462,6 +462,17 @@ fn v2_series_that_make_no_sense_are_left_out_and_named() {
 }
 
 #[test]
+fn a_request_under_the_name_of_the_other_version_is_refused_not_passed_over() {
+    // One empty series in field 1.
+    let v1_body = [0x0a, 0x00];
+    let error = v2::decode(&v1_body, &mut Vec::new(), &mut AppendBatch::default()).unwrap_err();
+    assert!(error.to_string().contains("remote write 1.0"), "{error}");
+    let v2_body = v2_request(&["", "__name__", "up"], vec![proto::v2::TimeSeries::default()]);
+    let error = v1::decode(&v2_body, &mut AppendBatch::default()).unwrap_err();
+    assert!(error.to_string().contains("remote write 2.0"), "{error}");
+}
+
+#[test]
 fn v2_symbols_must_start_with_the_empty_string() {
     let body = v2_request(&["a", ""], vec![]);
     let error = v2::decode(&body, &mut Vec::new(), &mut AppendBatch::default()).unwrap_err();

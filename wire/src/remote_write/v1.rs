@@ -37,6 +37,8 @@ pub fn decode<'a>(body: &'a [u8], batch: &mut AppendBatch<'a>) -> Result<Rejecte
         match tag.number {
             1 => decoder.series(reader.message(tag, "timeseries")?)?,
             3 => decoder.metadata(reader.message(tag, "metadata")?)?,
+            // The fields of 2.0; passing over them would lose all samples without a word.
+            4 | 5 => return Err(reader.error(DecodeErrorKind::OtherVersion("2.0"))),
             _ => reader.skip(tag)?,
         }
     }

@@ -52,6 +52,8 @@ pub fn decode<'a>(
     while let Some(tag) = reader.tag()? {
         match tag.number {
             5 => decoder.series(reader.message(tag, "timeseries")?)?,
+            // The fields of 1.0, which 2.0 leaves free so that this can be told.
+            1 | 3 => return Err(reader.error(DecodeErrorKind::OtherVersion("1.0"))),
             _ => reader.skip(tag)?,
         }
     }
