@@ -11,6 +11,7 @@ mod pages;
 pub mod params;
 mod query;
 pub mod response;
+pub mod sending;
 mod status;
 pub mod work;
 
@@ -122,6 +123,7 @@ pub fn router(state: Arc<ServerState>) -> Router {
     };
     let cors = Cors::new(&state.settings.cors_origin);
     routes
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), sending::bound))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(middleware::from_fn_with_state(cors, set_cors))
         .layer(CatchPanicLayer::custom(after_panic))

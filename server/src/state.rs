@@ -1,5 +1,6 @@
 //! What all parts of the running server share.
 
+use crate::api::sending::Sending;
 use crate::cli::Settings;
 use crate::config::Config;
 use crate::store::Store;
@@ -27,6 +28,8 @@ pub struct State {
     pub query_gate: Arc<Semaphore>,
     /// As many permits as remote-write requests may be worked on at once.
     pub remote_write_gate: Arc<Semaphore>,
+    /// Large answers that clients have not read yet.
+    pub sending: Arc<Sending>,
     /// How far replay has come.
     pub progress: Arc<ReplayProgress>,
     /// Asks for a reload; the answer comes back through the sender inside.
@@ -73,6 +76,7 @@ impl State {
             config: ArcSwap::from_pointee(config),
             registry,
             engine,
+            sending: Arc::default(),
             progress: Arc::default(),
             reload,
             quit: Notify::new(),

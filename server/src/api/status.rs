@@ -406,7 +406,7 @@ pub async fn target_metadata(ready: Ready, params: Params) -> Result<Response, A
     let matchers = match params.get("match_target") {
         "" => Vec::new(),
         text => chronolith_query::parser::parse_metric_selector(text)
-            .map_err(|error| ApiError::BadData(error.to_string()))?,
+            .map_err(|error| ApiError::parameter("match_target", error))?,
     };
     let metric = params.get("metric");
     let pools = ready.state.pools();
