@@ -214,6 +214,11 @@ impl Reader {
         for address in &listen_addresses {
             check_address(address)?;
         }
+        for name in ["config.file", "storage.tsdb.path"] {
+            if self.text(name).is_empty() {
+                return Err(format!("--{name}: must not be empty"));
+            }
+        }
         Ok(Settings {
             config_file: self.text("config.file").into(),
             auto_reload: self
@@ -259,16 +264,16 @@ impl Reader {
             wal_sync_always: self.choice("storage.wal-sync", &[("grouped", false), ("always", true)])?,
             wal_sync_window_ms: positive_ms("storage.wal-sync-window", self.ms("storage.wal-sync-window"))?
                 .unsigned_abs(),
-            memory_budget_bytes: self.size("storage.memory-budget"),
+            memory_budget_bytes: self.memory_budget()?,
             max_ahead_ms: self.ms("storage.max-ahead"),
             max_labels_per_series: self.positive("limits.max-labels-per-series")?,
-            max_label_name_bytes: self.size("limits.max-label-name-length"),
-            max_label_value_bytes: self.size("limits.max-label-value-length"),
-            remote_write_max_body_bytes: self.size("remote-write.max-request-size"),
-            remote_write_max_decoded_bytes: self.size("remote-write.max-decoded-size"),
+            max_label_name_bytes: self.positive_size("limits.max-label-name-length")?,
+            max_label_value_bytes: self.positive_size("limits.max-label-value-length")?,
+            remote_write_max_body_bytes: self.positive_size("remote-write.max-request-size")?,
+            remote_write_max_decoded_bytes: self.positive_size("remote-write.max-decoded-size")?,
             remote_write_max_in_flight: self.positive("remote-write.max-in-flight")?,
-            query_memory_bytes: self.size("query.max-memory"),
-            total_query_memory_bytes: self.size("query.max-total-memory"),
+            query_memory_bytes: self.positive_size("query.max-memory")?,
+            total_query_memory_bytes: self.positive_size("query.max-total-memory")?,
             query_threads: self.count("query.threads"),
             shutdown_timeout: self.duration("web.shutdown-timeout"),
             flags: FLAGS.iter().map(|flag| (flag.name, self.shown(flag))).collect(),
@@ -376,6 +381,23 @@ impl Reader {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
+    fn positive_size(&self, name: &str) -> Result<usize, String> {
+        match self.size(name) {
+            0 => Err(format!("--{name}: must be more than 0")),
+            bytes => Ok(bytes),
+        }
+    }
+
+    /// With less than a few tables take, every other write would be turned away.
+    fn memory_budget(&self) -> Result<usize, String> {
+        match self.size("storage.memory-budget") {
+            bytes @ MIN_MEMORY_BUDGET_BYTES.. => Ok(bytes),
+            _ => {
+                Err(format!("--storage.memory-budget: must be at least {}MB", MIN_MEMORY_BUDGET_BYTES >> 20))
+            }
+        }
+    }
+
     fn count(&self, name: &str) -> usize {
         self.text(name).parse().unwrap_or(usize::MAX)
     }
@@ -440,6 +462,9 @@ impl Reader {
         }
     }
 }
+
+/// The least that `--storage.memory-budget` may be.
+const MIN_MEMORY_BUDGET_BYTES: usize = 16 << 20;
 
 fn positive_ms(name: &str, ms: i64) -> Result<i64, String> {
     if ms > 0 { Ok(ms) } else { Err(format!("--{name}: must be more than 0")) }
@@ -530,6 +555,20 @@ mod tests {
         assert!(text.contains("--storage.tsdb.path"), "{text}");
         let text = run(&["--log.level=inof"]).unwrap_err();
         assert!(text.contains("did you mean \"info\""), "{text}");
+    }
+
+    #[test]
+    fn values_with_which_nothing_would_work_are_refused() {
+        for (flag, reason) in [
+            ("--storage.tsdb.path=", "must not be empty"),
+            ("--config.file=", "must not be empty"),
+            ("--storage.memory-budget=1KB", "must be at least 16MB"),
+            ("--remote-write.max-request-size=0", "must be more than 0"),
+            ("--query.max-memory=0", "must be more than 0"),
+        ] {
+            let text = run(&[flag]).unwrap_err();
+            assert!(text.contains(reason), "{flag}: {text}");
+        }
     }
 
     #[test]

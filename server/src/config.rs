@@ -14,6 +14,7 @@ pub(crate) mod yaml;
 
 pub use types::*;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use yaml::Problem;
@@ -158,9 +159,18 @@ fn blame(file: &Path, problem: Problem) -> ConfigError {
     ConfigError::Invalid { file: file.to_owned(), line: problem.line.max(1), reason: problem.reason }
 }
 
+/// No configuration is larger; a device or a wrong file may be.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
 fn read_file(file: &Path) -> Result<String, ConfigError> {
-    let bytes =
-        std::fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(unreadable)?;
+    opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let reason = format!("the file is larger than {MAX_FILE_BYTES} bytes");
+        return Err(blame(file, Problem { line: 1, reason }));
+    }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;

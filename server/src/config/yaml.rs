@@ -99,7 +99,10 @@ impl Node {
         match &self.value {
             Value::Mapping(entries) => Ok(entries),
             Value::Null => Ok(&[]),
-            _ => Err(self.problem(format!("{path}: expected a mapping, found {}", self.describe()))),
+            _ => {
+                let place = if path.is_empty() { "the file" } else { path };
+                Err(self.problem(format!("{place}: expected a mapping, found {}", self.describe())))
+            }
         }
     }
 

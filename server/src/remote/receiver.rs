@@ -16,11 +16,18 @@ use chronolith_storage::AppendError;
 use chronolith_wire::remote_write::{self, DecompressError, Rejected};
 use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::pin::Pin;
 
 /// Buffers that grew beyond this for a large request are given back after it.
 const KEPT_BUFFER_BYTES: usize = 8 << 20;
 /// Seconds after which a sender that met the limit of requests in flight comes back.
 const BUSY_RETRY_S: u64 = 1;
+
+/// Of a request that is too large, as many times the limit is read before the connection is cut.
+const PASSED_OVER: usize = 8;
+/// Longest description of what was refused, in bytes: labels may be huge.
+const MAX_REASON_BYTES: usize = 2048;
 
 /// The two messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,29 +158,45 @@ fn parse_content_type(content_type: &str) -> Result<Message, String> {
     Ok(Message::V1)
 }
 
-async fn read_body(body: Body, state: &ServerState) -> Result<axum::body::Bytes, Response> {
+async fn read_body(body: Body, state: &ServerState) -> Result<Vec<u8>, Response> {
     let limit = state.settings.remote_write_max_body_bytes;
     let too_large = || {
         let reason = format!("request is larger than {limit} bytes (--remote-write.max-request-size)\n");
         text(StatusCode::PAYLOAD_TOO_LARGE, reason)
     };
-    // Of a body with a declared length, the lower bound is that length.
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(state.settings.read_timeout, axum::body::to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
+    match tokio::time::timeout(state.settings.read_timeout, collect(body, limit)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(too_large()),
         Ok(Err(error)) => {
-            use std::error::Error as _;
-            let over_limit = error.source().is_some_and(|source| source.to_string().contains("length limit"));
-            Err(if over_limit {
-                too_large()
-            } else {
-                text(StatusCode::BAD_REQUEST, format!("reading the request failed: {error}\n"))
-            })
+            Err(text(StatusCode::BAD_REQUEST, format!("reading the request failed: {error}\n")))
         }
         Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time\n")),
     }
+}
+
+/// The body, or `None` if it is larger than `limit`. What is too large is read on without being kept:
+/// a sender that is cut off while it writes sees a broken connection instead of the answer, and
+/// repeats the request for ever.
+async fn collect(mut body: Body, limit: usize) -> Result<Option<Vec<u8>>, axum::Error> {
+    let declared = body.size_hint().lower();
+    let mut too_large = declared > limit as u64;
+    let room = if too_large { 0 } else { usize::try_from(declared).unwrap_or(0) };
+    let mut bytes = Vec::with_capacity(room);
+    let mut n_passed = 0_usize;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if too_large || bytes.len() + data.len() > limit {
+            too_large = true;
+            bytes = Vec::new();
+            n_passed = n_passed.saturating_add(data.len());
+            if n_passed > limit.saturating_mul(PASSED_OVER) {
+                break;
+            }
+        } else {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok((!too_large).then_some(bytes))
 }
 
 #[derive(Default)]
@@ -273,20 +296,41 @@ fn answer(
     let mut reason = format!("{n_refused} samples refused, {kept} written");
     if let Some((labels, timestamp, refusal)) = &outcome.first_refused {
         // Writing to a string cannot fail.
-        let _ = write!(reason, "; first refused: series {labels} at {timestamp} ms: {refusal}");
+        let _ = write!(reason, "; first refused: series {} at {timestamp} ms: {refusal}", shortened(labels));
     }
     for text in &rejected.reasons {
         reason.push_str("; ");
-        reason.push_str(text);
+        reason.push_str(&shortened(text));
     }
     reason.push('\n');
     tracing::debug!(err = reason.trim_end(), "remote-write request was not taken whole");
     text(StatusCode::BAD_REQUEST, reason)
 }
 
+fn shortened(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.len() <= MAX_REASON_BYTES {
+        return text.into();
+    }
+    format!("{}... ({} bytes)", &text[..text.floor_char_boundary(MAX_REASON_BYTES)], text.len()).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_labels_are_shortened_in_errors() {
+        assert_eq!(shortened("{a=\"b\"}"), "{a=\"b\"}");
+        let long = shortened(&"\u{e4}".repeat(5000)).into_owned();
+        assert!(long.len() < MAX_REASON_BYTES + 30 && long.ends_with("... (10000 bytes)"), "{}", long.len());
+    }
+
+    #[tokio::test]
+    async fn bodies_over_the_limit_are_read_to_their_end_without_being_kept() {
+        assert_eq!(collect(Body::from("abc"), 3).await.unwrap().as_deref(), Some(&b"abc"[..]));
+        assert_eq!(collect(Body::from("abcd"), 3).await.unwrap(), None);
+        assert_eq!(collect(Body::from(vec![0; 100]), 3).await.unwrap(), None);
+    }
 
     #[test]
     fn content_types_name_the_message() {
