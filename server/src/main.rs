@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     };
     telemetry::start_logging(settings.log_level, settings.log_json);
     std::panic::set_hook(Box::new(log_panic));
+    raise_open_files_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -137,6 +138,16 @@ fn start_scraping(state: &Arc<State>, store: Arc<dyn Store>) -> Result<(), Strin
     // This is the only place that sets it.
     let _ = state.scraping.set(scraping);
     Ok(())
+}
+
+/// A store has some seven files for each block and shells often allow 1,024: takes what is allowed at most.
+fn raise_open_files_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(err = %error, current = ?limit.current, "cannot raise the limit of open files");
+    }
 }
 
 /// Opens the store; its error is ready to be shown.

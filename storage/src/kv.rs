@@ -12,6 +12,12 @@ use crate::error::StorageError;
 use keys::Kind;
 use std::ops::ControlFlow;
 
+/// A key and its value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
+/// What a scan calls with each key and value, until it breaks.
+pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+
 /// One pinned version of the key-value store.
 pub trait KvRead: Send + Sync {
     /// The value of a key.
@@ -32,19 +38,14 @@ pub trait KvRead: Send + Sync {
     ///
     /// # Errors
     /// As [`KvRead::get`].
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError>;
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError>;
 
     /// The greatest key of `[from, to]` that is not above `to`, with its value: finds the tile or part
     /// that holds a number.
     ///
     /// # Errors
     /// As [`KvRead::get`].
-    fn last_at_or_before(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StorageError>;
+    fn last_at_or_before(&self, from: &[u8], to: &[u8]) -> Result<Option<Record>, StorageError>;
 }
 
 /// Where a block's records are written: one file per kind.
@@ -68,12 +69,7 @@ impl KvRead for MemoryKv {
         Ok(self.records.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
         for (key, value) in self.records.range(from.to_vec()..to.to_vec()) {
             if visit(key, value).is_break() {
                 break;
@@ -82,7 +78,7 @@ impl KvRead for MemoryKv {
         Ok(())
     }
 
-    fn last_at_or_before(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StorageError> {
+    fn last_at_or_before(&self, from: &[u8], to: &[u8]) -> Result<Option<Record>, StorageError> {
         Ok(self.records.range(from.to_vec()..=to.to_vec()).next_back().map(|(k, v)| (k.clone(), v.clone())))
     }
 }

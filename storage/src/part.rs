@@ -41,6 +41,9 @@ pub struct PartRead {
     pub start_timestamps: bool,
 }
 
+/// What takes exemplars: the labels of their series, and the exemplars by time.
+pub type ExemplarSink<'s> = dyn FnMut(&[(&str, &str)], &[Exemplar]) + 's;
+
 /// An open table, a frozen table or a block, pinned: it does not go away while it is held.
 pub trait Part: Send + Sync {
     /// Which part wins for equal timestamps.
@@ -98,7 +101,7 @@ pub trait Part: Send + Sync {
         &self,
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
-        sink: &mut dyn FnMut(&[(&str, &str)], &[Exemplar]),
+        sink: &mut ExemplarSink<'_>,
     ) -> Result<(), StorageError>;
 
     /// Metadata of all metric families of the part.

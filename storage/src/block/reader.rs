@@ -9,9 +9,9 @@ use crate::index::matching::{self, IndexReader, STRINGS_PER_CHECK};
 use crate::index::{BlockIndex, Postings, resolve};
 use crate::kv::KvRead;
 use crate::kv::keys::{self, Kind};
-use crate::part::{Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use crate::part::{ExemplarSink, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
 use chronolith_model::Matcher;
-use chronolith_model::append::{Exemplar, Metadata};
+use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{Estimate, QueryContext, Unlimited};
 use chronolith_model::symbols::Symbol;
 use std::collections::HashMap;
@@ -241,7 +241,7 @@ impl Part for BlockPart {
         &self,
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
-        sink: &mut dyn FnMut(&[(&str, &str)], &[Exemplar]),
+        sink: &mut ExemplarSink<'_>,
     ) -> Result<(), StorageError> {
         let shared = &self.shared;
         if shared.header.n_keys[Kind::Exemplars as usize] == 0 {

@@ -5,9 +5,9 @@
 //! others was found to lose data, to wedge on a full disk or to rewrite files; a test at the foot of
 //! this file keeps them out. Nothing outside of this folder calls RocksDB.
 
-use super::KvRead;
 use super::keys::{BlockId, Kind, split};
 use super::staged::StagedBlock;
+use super::{KvRead, Visit};
 use crate::error::StorageError;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -17,7 +17,6 @@ use rocksdb::{
     IngestExternalFileOptions, Options, ReadOptions,
 };
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -298,12 +297,7 @@ impl KvRead for StoreRead {
         })
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
         self.store.with(|database| {
             let mut options = read_options(self.fill_cache);
             options.set_iterate_upper_bound(to);
@@ -377,7 +371,7 @@ fn open_database(path: &Path, cache: &Cache, strictness: Strictness) -> Result<D
     options.create_if_missing(true);
     options.set_paranoid_checks(strictness == Strictness::Strict);
     options.set_disable_auto_compactions(true);
-    options.set_max_open_files(-1);
+    options.set_max_open_files(max_open_files());
     options.set_skip_stats_update_on_db_open(true);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
@@ -481,12 +475,24 @@ fn classify(path: &Path, error: &rocksdb::Error) -> OpenFailure {
     }
 }
 
+/// How many files RocksDB keeps open: all of them where the process may have that many, else three
+/// quarters of what it may have. The rest are opened when they are read.
+fn max_open_files() -> i32 {
+    /// More than any store has files: about seven for each block.
+    const PLENTY: u64 = 1 << 20;
+    match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        Some(limit) if limit < PLENTY => i32::try_from(limit / 4 * 3).unwrap_or(i32::MAX).max(64),
+        _ => -1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kv::KvWrite;
     use crate::kv::keys::key;
     use crate::kv::pins::{BlockPin, DropQueue};
+    use std::ops::ControlFlow;
 
     fn open(path: &Path) -> Arc<Store> {
         match Store::open(&path.join("blocks"), 8 << 20, Strictness::Strict) {

@@ -1,7 +1,7 @@
 //! The read path against a plain map, over random parts in memory.
 
 use super::*;
-use crate::part::{ColumnSlice, PartRead, PartSeries, Precedence, Run, RunBuffer, RunValues};
+use crate::part::{ColumnSlice, ExemplarSink, PartRead, PartSeries, Precedence, Run, RunBuffer, RunValues};
 use chronolith_model::histogram::{CounterResetHint, FloatHistogram, Histogram, IntHistogram, Span};
 use chronolith_model::labels::block_order;
 use chronolith_model::queryable::{
@@ -117,7 +117,7 @@ impl Part for MemoryPart {
         &self,
         _select: &PartSelect<'_>,
         _cx: &dyn QueryContext,
-        sink: &mut dyn FnMut(&[(&str, &str)], &[Exemplar]),
+        sink: &mut ExemplarSink<'_>,
     ) -> Result<(), StorageError> {
         for (labels, exemplars) in &self.exemplars {
             sink(&labels.iter().collect::<Vec<_>>(), exemplars);

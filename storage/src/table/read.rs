@@ -12,7 +12,7 @@ use super::shard::{SeriesCopy, TableShard};
 use super::{TableSet, registry::RegistryShard};
 use crate::error::StorageError;
 use crate::index::{Postings, matching, resolve};
-use crate::part::{Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use crate::part::{ExemplarSink, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{Estimate, QueryContext};
 use chronolith_model::symbols::Symbol;
@@ -183,7 +183,7 @@ impl Part for TablePart {
         &self,
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
-        sink: &mut dyn FnMut(&[(&str, &str)], &[Exemplar]),
+        sink: &mut ExemplarSink<'_>,
     ) -> Result<(), StorageError> {
         // Exemplars may lie outside of the range of the samples, so the table's range says nothing.
         let everywhere = PartSelect { mint: i64::MIN, maxt: i64::MAX, ..*select };

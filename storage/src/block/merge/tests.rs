@@ -1,7 +1,7 @@
 //! Merges of parts made up here.
 
 use super::*;
-use crate::part::{ColumnSlice, Precedence, RunValues};
+use crate::part::{ColumnSlice, ExemplarSink, Precedence, RunValues};
 use chronolith_model::Labels;
 use chronolith_model::histogram::{CounterResetHint, Histogram, IntHistogram, Span};
 use chronolith_model::labels::block_order;
@@ -95,7 +95,7 @@ impl Part for Listed {
         &self,
         select: &PartSelect<'_>,
         _: &dyn QueryContext,
-        sink: &mut dyn FnMut(&[(&str, &str)], &[Exemplar]),
+        sink: &mut ExemplarSink<'_>,
     ) -> Result<(), StorageError> {
         let series = self.selected(select);
         for (labels, exemplar) in &self.exemplars {

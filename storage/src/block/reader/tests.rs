@@ -9,6 +9,7 @@ use crate::kv::keys::BlockId;
 use crate::part::{ColumnSlice, Run, RunValues};
 use crate::read::snapshot;
 use chronolith_model::Labels;
+use chronolith_model::append::Exemplar;
 use chronolith_model::labels::block_order;
 use chronolith_model::matcher::MatchOp;
 use chronolith_model::queryable::{
