@@ -33,7 +33,10 @@ fn encode_all(series: &[Vec<f64>], effort: Effort) -> Vec<Vec<u8>> {
     series.iter().map(encode).collect()
 }
 
-fn classes() -> impl Iterator<Item = (&'static str, fn(usize, u64) -> Vec<f64>)> {
+/// Makes so many values of a class from a seed.
+type Make = fn(usize, u64) -> Vec<f64>;
+
+fn classes() -> impl Iterator<Item = (&'static str, Make)> {
     let mixed: fn(usize, u64) -> Vec<f64> = |count, series| mixture(count, series * 3 + 2);
     CLASSES.iter().map(|class| (class.name, class.values)).chain([("mixture", mixed)])
 }
