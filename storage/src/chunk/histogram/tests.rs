@@ -150,7 +150,9 @@ fn spans_that_every_sample_would_repeat_are_bounded() {
     assert_eq!(max_samples(&many), 34);
     assert!(check(vec![many.clone(); 34]) > 0);
     let mut bytes = Vec::new();
-    encode(&vec![Arc::new(many); MAX_SAMPLES], Effort::Seal, &mut bytes);
+    let many = Arc::new(many);
+    let all: Vec<_> = (0..MAX_SAMPLES).map(|_| Arc::clone(&many)).collect();
+    encode(&all, Effort::Seal, &mut bytes);
     let mut decoded = Vec::new();
     let result = decode(&bytes, ChunkKind::IntHistogram, MAX_SAMPLES, HistogramNeed::Full, &mut decoded);
     assert_eq!(result, Err(ChunkError("a histogram chunk with too many buckets or spans")));
