@@ -16,6 +16,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Hints {
     need: HistogramNeed,
+    // Where the reader begins: what a chunk holds before is not compared with in the stats view.
+    mint: i64,
     previous: Option<Previous>,
     // The stats view compares with the last histogram it gave that was no staleness marker, also over
     // floats and gaps.
@@ -33,9 +35,9 @@ struct Previous {
 }
 
 impl Hints {
-    pub(super) fn new(need: HistogramNeed) -> Self {
+    pub(super) fn new(need: HistogramNeed, mint: i64) -> Self {
         let presence = (need == HistogramNeed::None).then(Default::default);
-        Self { need, previous: None, last_full: None, presence }
+        Self { need, mint, previous: None, last_full: None, presence }
     }
 
     /// The next series begins.
@@ -49,8 +51,8 @@ impl Hints {
         self.previous = None;
     }
 
-    /// The next histogram of the series.
-    pub(super) fn next(&mut self, stored: &Histogram) -> Arc<FloatHistogram> {
+    /// The next histogram of the series, at `time`.
+    pub(super) fn next(&mut self, time: i64, stored: &Histogram) -> Arc<FloatHistogram> {
         if let Some(presence) = &self.presence {
             return Arc::clone(presence);
         }
@@ -74,13 +76,13 @@ impl Hints {
         let histogram = Arc::new(histogram);
         self.previous = Some(Previous { histogram: Arc::clone(&histogram), has_floats, is_gauge });
         match self.need {
-            HistogramNeed::Stats => self.stats(histogram),
+            HistogramNeed::Stats => self.stats(time, histogram),
             HistogramNeed::Full | HistogramNeed::None => histogram,
         }
     }
 
     /// Count and sum, with a hint that is worked out on the buckets before they go.
-    fn stats(&mut self, histogram: Arc<FloatHistogram>) -> Arc<FloatHistogram> {
+    fn stats(&mut self, time: i64, histogram: Arc<FloatHistogram>) -> Arc<FloatHistogram> {
         let mut hint = histogram.counter_reset_hint;
         if !histogram.is_stale() {
             if let (CounterResetHint::Unknown, Some(last)) = (hint, &self.last_full) {
@@ -89,7 +91,9 @@ impl Hints {
                     false => CounterResetHint::NotReset,
                 };
             }
-            self.last_full = Some(Arc::clone(&histogram));
+            if time >= self.mint {
+                self.last_full = Some(Arc::clone(&histogram));
+            }
         }
         Arc::new(FloatHistogram {
             counter_reset_hint: hint,

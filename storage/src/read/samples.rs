@@ -149,7 +149,7 @@ fn append_histograms(
         let piece = &pieces[segment.run as usize];
         if let RunValues::Histograms(range) = &piece.run.values {
             for histogram in &piece.buffer.histograms[within(range, segment)] {
-                out.push(hints.next(histogram));
+                out.push(hints.next(plan.timestamps.times[position], histogram));
                 which.insert(position);
                 position += 1;
             }

@@ -182,7 +182,7 @@ impl SelectedSeries for Selected {
     fn read(&self, range: Range<u32>, out: &mut SampleBatch, cx: &dyn QueryContext) -> Result<(), ReadError> {
         let mut scratch = Scratch {
             buffers: std::iter::repeat_with(RunBuffer::default).take(self.parts.len()).collect(),
-            hints: Hints::new(self.read.histograms),
+            hints: Hints::new(self.read.histograms, self.read.mint),
             last: LastPlan::default(),
         };
         let first = self.partitions.partition_point(|partition| partition.end <= range.start);

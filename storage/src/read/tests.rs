@@ -455,13 +455,19 @@ fn projection_keeps_or_drops_labels() {
 
 /// Hints of the histograms of one series that lies in these parts.
 fn hints(parts: Vec<Vec<(i64, Value)>>, need: HistogramNeed) -> Vec<CounterResetHint> {
+    hints_from(i64::MIN, parts, need)
+}
+
+/// As a reader sees them who wants samples from `mint` on.
+fn hints_from(mint: i64, parts: Vec<Vec<(i64, Value)>>, need: HistogramNeed) -> Vec<CounterResetHint> {
     let labels = Labels::from_pairs([("__name__", "h")]).unwrap();
     let parts: Vec<MemoryPart> = (1..)
         .zip(parts)
         .map(|(seq, samples)| MemoryPart::new(seq, vec![(labels.clone(), samples.into_iter().collect())], 2))
         .collect();
     let cx = Unlimited::default();
-    let select = Select { histograms: need, ..everything(&[]) };
+    let everything = everything(&[]);
+    let select = Select { histograms: need, mint: mint.max(everything.mint), ..everything };
     let selected = snapshot(shared(&parts), Vec::new()).select(&select, &cx).unwrap();
     let mut batch = SampleBatch::default();
     selected.read(0..1, &mut batch, &cx).unwrap();
@@ -566,6 +572,17 @@ fn hints_follow_the_runs_of_a_series() {
         assert_eq!(hints(vec![part.clone()], HistogramNeed::Full), full, "{what}");
         assert_eq!(hints(vec![part], HistogramNeed::Stats), stats, "{what}, stats");
     }
+}
+
+#[test]
+fn the_stats_view_compares_with_nothing_before_its_reader_begins() {
+    use CounterResetHint::{NotReset, Reset, Unknown};
+    let part = vec![(0, int(4)), (10, int(2)), (20, int(3)), (30, int(1))];
+    let stats = |mint| hints_from(mint, vec![part.clone()], HistogramNeed::Stats);
+    assert_eq!(stats(0), [Unknown, Reset, NotReset, Reset]);
+    // The sample before may come too, and is good for the hint that is stored, not for the comparison.
+    assert!(stats(10).ends_with(&[Unknown, NotReset, Reset]), "{:?}", stats(10));
+    assert!(stats(20).ends_with(&[NotReset, Reset]), "{:?}", stats(20));
 }
 
 #[test]

@@ -272,6 +272,7 @@ impl PartSeries for TableSeries {
                     mint: read.mint,
                     maxt: read.maxt,
                     start_timestamps: read.start_timestamps,
+                    histogram_before: true,
                     charge: &mut |size_bytes| cx.charge(size_bytes),
                 };
                 append_runs(&one.copy, one.shard, &shard, &mut columns, &mut wanted, out)?;

@@ -20,11 +20,14 @@ pub struct Wanted<'w> {
     pub maxt: i64,
     /// Whether start timestamps are wanted.
     pub start_timestamps: bool,
+    /// Whether a histogram that comes first brings the one before it along: what a reader knows of the
+    /// first depends on it. A block is given what its range holds.
+    pub histogram_before: bool,
     /// Called before memory is taken.
     pub charge: &'w mut dyn FnMut(usize) -> Result<(), Stop>,
 }
 
-/// Appends the samples of a series in `[mint, maxt]`.
+/// Appends the samples of a series in `[mint, maxt]`, and perhaps one histogram before.
 ///
 /// # Errors
 /// What `charge` says when there are too many.
@@ -219,7 +222,40 @@ fn points_of(
         }));
     }
     points.sort_by_key(|point| point.time);
+    let histogram_first = points.first().is_some_and(|first| matches!(first.value, Value::Histogram(_)));
+    if wanted.histogram_before && histogram_first {
+        points.splice(0..0, histogram_before(extra, open, shard, mint));
+    }
     Ok(points)
+}
+
+/// The sample before `mint`, if it is a histogram.
+fn histogram_before(
+    extra: &Extra,
+    open: (OpenChunk, Position),
+    shard: &TableShard,
+    mint: i64,
+) -> Option<Point> {
+    let sent = extra.histograms.iter().filter(|point| point.timestamp < mint);
+    let sent = sent.max_by_key(|point| point.timestamp).map(|point| Point {
+        time: point.timestamp,
+        start_timestamp: point.start_timestamp,
+        value: Value::Histogram(Arc::clone(&point.histogram)),
+        late: false,
+    });
+    let late = extra.late.range(..mint).next_back().map(|(&time, sample)| Point {
+        time,
+        start_timestamp: sample.start_timestamp,
+        value: sample.value.clone(),
+        late: true,
+    });
+    let before = sent.into_iter().chain(late).max_by_key(|point| point.time)?;
+    let is_next = |(_, position): &(OpenChunk, Position)| {
+        let times = shard.columns().times(*position);
+        times.partition_point(|&time| time < mint) <= times.partition_point(|&time| time <= before.time)
+    };
+    let is_last = extra.closed.iter().chain([&open]).all(is_next);
+    (is_last && matches!(before.value, Value::Histogram(_))).then_some(before)
 }
 
 /// Points of one kind and layout that follow each other.

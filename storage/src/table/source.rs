@@ -133,8 +133,14 @@ impl BlockSource for TableSource {
                 continue;
             }
             series.clear();
-            let mut wanted =
-                Wanted { series: 0, mint, maxt, start_timestamps: true, charge: &mut |_| Ok(()) };
+            let mut wanted = Wanted {
+                series: 0,
+                mint,
+                maxt,
+                start_timestamps: true,
+                histogram_before: false,
+                charge: &mut |_| Ok(()),
+            };
             let copy = shard.copy(ordinal);
             append_runs(&copy, shard_index, &shard, &mut self.columns, &mut wanted, &mut series.samples)?;
             if series.samples.runs.is_empty() {

@@ -313,6 +313,25 @@ fn matchers_select_from_tables_and_labels_are_listed() {
 }
 
 #[test]
+fn the_histogram_before_the_range_comes_too_if_nothing_lies_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = open(dir.path());
+    let count = |at: i64, count| (at, Datum::Histogram(count), 0);
+    for sample in [count(0, 1), count(10, 2), float(20, 1.0), count(30, 3), count(40, 4)] {
+        append(&set, &labels("__name__=a"), &[sample]).unwrap();
+    }
+    let times_from = |mint: i64| {
+        let mut all = Contents::new();
+        set.pins().iter().for_each(|part| read_part(&**part, &[], mint, 100, &mut all));
+        all.into_values().flat_map(BTreeMap::into_keys).collect::<Vec<i64>>()
+    };
+    assert_eq!(times_from(5), [0, 10, 20, 30, 40]);
+    assert_eq!(times_from(15), [20, 30, 40], "a float comes first");
+    assert_eq!(times_from(25), [30, 40], "a float lies between");
+    assert_eq!(times_from(35), [30, 40]);
+}
+
+#[test]
 fn exemplars_and_metadata_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let series = labels("__name__=up");
