@@ -161,7 +161,7 @@ fn all_whole(samples: &[(i64, Sample)]) -> Option<Vec<IntHistogram>> {
 }
 
 fn whole(histogram: &FloatHistogram) -> Option<IntHistogram> {
-    let count = |value: f64| (value >= 0.0 && value < 1e15 && value.fract() == 0.0).then_some(value as u64);
+    let count = |value: f64| ((0.0..1e15).contains(&value) && value.fract() == 0.0).then_some(value as u64);
     let deltas = |buckets: &[f64]| {
         let mut before = 0;
         let delta = |value: &f64| {
