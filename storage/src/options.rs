@@ -52,8 +52,8 @@ pub struct Options {
     /// Whether sealing, compaction and retention run by themselves. Tests switch this off and ask for
     /// each.
     pub background: bool,
-    /// Space that is set aside so that a full disk can still seal; `None` means the larger of 64 MB and
-    /// a hundredth of the file system, but never more than a quarter of what is free.
+    /// Space that is set aside so that a full disk can still seal; `None` means a hundredth of the file
+    /// system, at least 64 MB and at most 256 MB, but never more than a quarter of what is free.
     pub ballast_bytes: Option<u64>,
     /// Threads that replay the log; 0 means one per core.
     pub threads: usize,
