@@ -1,6 +1,7 @@
 //! Merges the runs of one series from several parts.
 
 use super::columns::ColumnCache;
+use crate::chunk::histogram::same_layout;
 use crate::part::{ColumnSlice, Run, RunBuffer, RunValues};
 use chronolith_model::histogram::{CounterResetHint, FloatHistogram, Histogram, IntHistogram};
 use std::sync::Arc;
@@ -241,30 +242,6 @@ fn forget_hint(histogram: &mut Arc<Histogram>) {
             Histogram::Int(h) => h.counter_reset_hint = CounterResetHint::Unknown,
             Histogram::Float(h) => h.counter_reset_hint = CounterResetHint::Unknown,
         }
-    }
-}
-
-/// Whether both are of one form and one bucket layout.
-fn same_layout(a: &Histogram, b: &Histogram) -> bool {
-    let bits = |values: &Option<Arc<[f64]>>| {
-        values.as_ref().map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
-    };
-    match (a, b) {
-        (Histogram::Int(a), Histogram::Int(b)) => {
-            a.schema == b.schema
-                && a.zero_threshold.to_bits() == b.zero_threshold.to_bits()
-                && a.positive_spans == b.positive_spans
-                && a.negative_spans == b.negative_spans
-                && bits(&a.custom_values) == bits(&b.custom_values)
-        }
-        (Histogram::Float(a), Histogram::Float(b)) => {
-            a.schema == b.schema
-                && a.zero_threshold.to_bits() == b.zero_threshold.to_bits()
-                && a.positive_spans == b.positive_spans
-                && a.negative_spans == b.negative_spans
-                && bits(&a.custom_values) == bits(&b.custom_values)
-        }
-        _ => false,
     }
 }
 
