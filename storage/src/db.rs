@@ -306,27 +306,17 @@ impl Inner {
         let drops = Arc::new(DropQueue::default());
         let blocks = open_blocks(&recovery, &found, &drops);
         let headers = || blocks.iter().map(|block| &block.header);
-        let (tables, report) = TableSet::open(TableSetup {
+        let covered: Vec<u64> = headers().flat_map(|header| header.tables.iter().copied()).collect();
+        let tables = TableSet::create(TableSetup {
             options: options.clone(),
             log_dir: directory.log(),
             fs: Arc::new(crate::log::fs::RealFs),
             secret: directory.secret(),
-            covered: headers().flat_map(|header| header.tables.iter().copied()).collect(),
             next_number: headers().map(|header| header.seq_max + 1).max().unwrap_or(1),
             newest: headers().map(|header| header.maxt).max(),
-        })?;
-        let log_corruptions = report.quarantined.len() as u64;
-        for damage in report.quarantined {
-            quarantine.report(LostRange {
-                what: format!("log {} from byte {} to {}", damage.path.display(), damage.from, damage.to),
-                range: damage.window,
-                reason: damage.reason,
-                kept_at: None,
-                found_at: options.clock.now_ms(),
-            });
-        }
+        });
         ballast.take();
-        Ok(Self {
+        let mut inner = Self {
             tables,
             version: ArcSwap::from_pointee(Version::new(blocks)),
             ids: BlockIds::after(found.greatest_id),
@@ -346,10 +336,37 @@ impl Inner {
             sealer: Signal::default(),
             compactor: Signal::default(),
             counters: status::Counters::default(),
-            open_duration: begun.elapsed(),
-            log_corruptions,
+            open_duration: Duration::ZERO,
+            log_corruptions: 0,
             options,
-        })
+        };
+        inner.replay(&covered)?;
+        inner.open_duration = begun.elapsed();
+        Ok(inner)
+    }
+
+    /// Replays the log; what does not fit into memory is sealed meanwhile.
+    fn replay(&mut self, covered: &[u64]) -> Result<(), StorageError> {
+        let report = self.tables.replay(covered, &mut || {
+            if let Err(error) = self.seal_frozen() {
+                let error = error_chain(&error);
+                tracing::error!(
+                    error,
+                    "cannot seal while the log is replayed, it takes more memory than it should"
+                );
+            }
+        })?;
+        self.log_corruptions = report.quarantined.len() as u64;
+        for damage in report.quarantined {
+            self.quarantine.report(LostRange {
+                what: format!("log {} from byte {} to {}", damage.path.display(), damage.from, damage.to),
+                range: damage.window,
+                reason: damage.reason,
+                kept_at: None,
+                found_at: self.options.clock.now_ms(),
+            });
+        }
+        Ok(())
     }
 
     fn note_append(&self, result: &Result<AppendOutcome, AppendError>) {

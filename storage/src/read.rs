@@ -118,7 +118,8 @@ pub fn exemplars(
     cx: &dyn QueryContext,
 ) -> Result<Vec<(Labels, Vec<Exemplar>)>, StorageError> {
     let mut found: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
-    for part in overlapping(parts, mint, maxt) {
+    // Exemplars may lie outside of the range of their part's samples.
+    for part in parts {
         labels::for_each_set(matcher_sets, |matchers| {
             cx.check()?;
             let mut invalid = None;

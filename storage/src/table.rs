@@ -10,6 +10,7 @@
 //! append path, and nothing that holds it waits for a sync.
 
 pub mod append;
+mod carry;
 pub mod columns;
 pub mod exemplars;
 pub mod index;
@@ -56,8 +57,6 @@ pub struct TableSetup {
     pub fs: Arc<dyn LogFs>,
     /// Hash key of the data directory.
     pub secret: [u8; 32],
-    /// Tables that blocks name as theirs: their logs are deleted and not replayed.
-    pub covered: Vec<u64>,
     /// Above every table number and every seq that a block names. Both are drawn from one counter.
     pub next_number: u64,
     /// The newest timestamp in blocks.
@@ -75,12 +74,14 @@ pub struct TableSet {
     structure: Mutex<()>,
     next_number: AtomicU64,
     closed: AtomicBool,
+    /// Which tables will be open is not known yet.
+    replaying: AtomicBool,
     retention_ms: AtomicI64,
     newest: AtomicI64,
     /// Positions of series in block order as of the last seal.
     ranks: ArcSwap<Ranks>,
-    /// Metadata that came before any table was open.
-    waiting_metadata: Mutex<MetadataMap>,
+    /// Tables in blocks whose logs stay until what is not in blocks has moved on.
+    waiting: Mutex<Vec<Arc<Table>>>,
     /// Metadata of tables that are sealed.
     known_metadata: Mutex<MetadataMap>,
     counters: AppendCounters,
@@ -185,18 +186,38 @@ pub struct TableStats {
 }
 
 impl TableSet {
-    /// Opens the set: replays the logs that no block covers and goes on where they end.
+    /// Opens the set: replays the logs but those in `covered`, which are in blocks and go, and goes on
+    /// where they end.
     ///
     /// # Errors
     /// [`StorageError`] if the folder cannot be used. Damaged logs are no error: the report names what
     /// was dropped.
-    pub fn open(setup: TableSetup) -> Result<(Arc<Self>, ReplayReport), StorageError> {
-        Self::open_with(setup, SEGMENT_BYTES)
+    pub fn open(setup: TableSetup, covered: &[u64]) -> Result<(Arc<Self>, ReplayReport), StorageError> {
+        let set = Self::create(setup);
+        let report = set.replay(covered, &mut || {})?;
+        Ok((set, report))
     }
 
-    /// As [`TableSet::open`], with segments of another length.
-    fn open_with(setup: TableSetup, segment_bytes: u64) -> Result<(Arc<Self>, ReplayReport), StorageError> {
-        let TableSetup { options, log_dir, fs, secret, covered, next_number, newest } = setup;
+    /// A set whose logs are still to be replayed, by [`TableSet::replay`] and before anything else.
+    pub fn create(setup: TableSetup) -> Arc<Self> {
+        Self::create_with(setup, SEGMENT_BYTES)
+    }
+
+    /// Replays the logs but those in `covered`, which are in blocks and go. `relieve` is called when what was read takes more than the
+    /// share of the open tables: it should seal [`TableSet::frozen`]. What it cannot seal stays in memory.
+    ///
+    /// # Errors
+    /// As [`TableSet::open`].
+    pub fn replay(&self, covered: &[u64], relieve: &mut dyn FnMut()) -> Result<ReplayReport, StorageError> {
+        self.replaying.store(true, Ordering::Release);
+        let result = replay(self, covered, relieve);
+        self.replaying.store(false, Ordering::Release);
+        result
+    }
+
+    /// As [`TableSet::create`], with segments of another length.
+    fn create_with(setup: TableSetup, segment_bytes: u64) -> Arc<Self> {
+        let TableSetup { options, log_dir, fs, secret, next_number, newest } = setup;
         let limits = LabelLimits {
             max_labels: options.max_labels_per_series,
             max_name_bytes: options.max_label_name_bytes,
@@ -212,7 +233,7 @@ impl TableSet {
             segment_bytes,
         });
         let registry = Arc::new(Registry::new(&secret, options.n_shards(), limits));
-        let set = Self {
+        Arc::new(Self {
             retention_ms: AtomicI64::new(options.retention_time_ms),
             newest: AtomicI64::new(newest.unwrap_or(i64::MIN)),
             next_number: AtomicU64::new(next_number),
@@ -222,16 +243,14 @@ impl TableSet {
             tables: ArcSwap::default(),
             structure: Mutex::default(),
             closed: AtomicBool::new(false),
+            replaying: AtomicBool::new(false),
             ranks: ArcSwap::default(),
-            waiting_metadata: Mutex::default(),
+            waiting: Mutex::default(),
             known_metadata: Mutex::default(),
             counters: AppendCounters::default(),
             n_unavailable: Counter::default(),
             n_frozen: Counter::default(),
-        };
-        let set = Arc::new(set);
-        let report = replay(&set, &covered)?;
-        Ok((set, report))
+        })
     }
 
     /// Bytes written to logs so far.

@@ -21,6 +21,8 @@ pub trait LogFs: Send + Sync {
     fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>>;
     /// Removes a folder and what is in it.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file a second name.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes the names of a folder durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 }
@@ -70,6 +72,10 @@ impl LogFs for RealFs {
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_dir_all(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -16,6 +16,8 @@ pub enum Next {
     End,
     /// No frame: what is wrong. The reader stays where it is.
     Bad(String),
+    /// The system gives an error instead of bytes, so nothing is known of them.
+    Unreadable(std::io::Error),
 }
 
 /// A file of the log.
@@ -71,6 +73,9 @@ impl LogReader {
             Next::Frame(..) => Err(StorageError::corrupt(path, "the file does not begin with its header")),
             Next::End => Err(StorageError::corrupt(path, "the file is empty")),
             Next::Bad(reason) => Err(StorageError::corrupt(path, reason)),
+            Next::Unreadable(source) => {
+                Err(StorageError::Io { operation: "read", path: self.path.clone(), source })
+            }
         }
     }
 
@@ -79,7 +84,7 @@ impl LogReader {
         let mut needed = 1;
         loop {
             if let Err(error) = self.fill(needed) {
-                return Next::Bad(format!("cannot be read: {error}"));
+                return Next::Unreadable(error);
             }
             let bytes = &self.buffer[self.used..];
             if bytes.is_empty() {

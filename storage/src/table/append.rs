@@ -56,7 +56,10 @@ impl TableSet {
         let limits = self.time_limits();
         let mut resolved = self.registry.resolve(batch);
         let windows = self.windows_of(batch, limits);
-        let entered = self.enter(&windows)?;
+        let mut entered = self.enter(&windows)?;
+        if entered.newest().is_none() && !batch.metadata.is_empty() {
+            entered = self.enter_any()?;
+        }
         let mut work = Work {
             set: self,
             batch,
@@ -71,7 +74,9 @@ impl TableSet {
             work.refuse_series(index, error.into());
         }
         work.apply(&mut resolved);
-        self.append_metadata(batch, &entered);
+        if let Some(table) = entered.newest() {
+            table.add_metadata(batch.metadata.iter().map(|(name, metadata)| (*name, metadata)));
+        }
         let repeats_other_table = work.repeats_other_table;
         let (mut outcome, first) = (work.outcome, work.first);
         self.flush(&entered, repeats_other_table)?;
@@ -117,17 +122,6 @@ impl TableSet {
         windows.sort_unstable();
         windows.dedup();
         windows
-    }
-
-    fn append_metadata(&self, batch: &AppendBatch<'_>, entered: &Entered) {
-        if batch.metadata.is_empty() {
-            return;
-        }
-        let entries = batch.metadata.iter().map(|(name, metadata)| (*name, metadata));
-        match entered.newest() {
-            Some(table) => table.add_metadata(entries),
-            None => self.keep_metadata(entries),
-        }
     }
 
     fn flush(&self, entered: &Entered, all: bool) -> Result<(), AppendError> {
@@ -428,7 +422,7 @@ fn indices(range: &Range<u32>) -> Range<usize> {
 impl TableSet {
     /// The number of a series in a shard of a table; it is taken in if it is not there.
     #[inline]
-    fn number_in(&self, shard: &mut TableShard, slot: u32, registry: &mut RegistryShard) -> u32 {
+    pub(super) fn number_in(&self, shard: &mut TableShard, slot: u32, registry: &mut RegistryShard) -> u32 {
         match shard.ordinal(slot) {
             Some(number) => number,
             None => self.take_in(shard, slot, registry),

@@ -36,6 +36,15 @@ impl ExemplarRing {
                 return Placed::Conflict;
             }
         }
+        self.put(ordinal, exemplar);
+        Placed::Newest
+    }
+
+    /// Adds an exemplar of any age: from the log, or from another table.
+    pub fn put(&mut self, ordinal: u32, exemplar: &Exemplar) {
+        if self.limit == 0 {
+            return;
+        }
         if self.ring.len() >= self.limit
             && let Some((_, oldest)) = self.ring.pop_front()
         {
@@ -44,8 +53,9 @@ impl ExemplarRing {
         // In the ring and, for the time being, as the newest of its series.
         self.size_bytes += heap_bytes(exemplar);
         self.ring.push_back((ordinal, exemplar.clone()));
-        self.newest.insert(ordinal, exemplar.clone());
-        Placed::Newest
+        if self.newest.get(&ordinal).is_none_or(|newest| newest.timestamp <= exemplar.timestamp) {
+            self.newest.insert(ordinal, exemplar.clone());
+        }
     }
 
     /// Series number and exemplar, in the order of arrival.

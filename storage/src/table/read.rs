@@ -13,6 +13,7 @@ use super::{TableSet, registry::RegistryShard};
 use crate::error::StorageError;
 use crate::index::{Postings, matching, resolve};
 use crate::part::{ExemplarSink, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{Estimate, QueryContext};
 use chronolith_model::symbols::Symbol;
@@ -59,18 +60,28 @@ impl TablePart {
         &self,
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
-        mut visit: impl FnMut(&ShardView<'_>, &Postings) -> Result<(), StorageError>,
+        visit: impl FnMut(&ShardView<'_>, &Postings) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         if self.table.time_range().is_none_or(|(mint, maxt)| maxt < select.mint || mint > select.maxt) {
             return Ok(());
         }
+        self.matching_ever(select.matchers, cx, visit)
+    }
+
+    /// As [`TablePart::matching`], whatever the times of the table's samples.
+    fn matching_ever(
+        &self,
+        matchers: &[Matcher],
+        cx: &dyn QueryContext,
+        mut visit: impl FnMut(&ShardView<'_>, &Postings) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
         for (index, shard) in self.table.shards.iter().enumerate() {
             cx.check()?;
             let registry = self.table.registry.shards[index].read();
             let shard = shard.read();
             let postings = {
                 let interner = self.table.registry.interner.read();
-                resolve(&ShardIndex { index: shard.index(), interner: &interner }, select.matchers, cx)?
+                resolve(&ShardIndex { index: shard.index(), interner: &interner }, matchers, cx)?
             };
             if !postings.is_empty() {
                 visit(&ShardView { index, registry: &registry, shard: &shard }, &postings)?;
@@ -186,8 +197,10 @@ impl Part for TablePart {
         sink: &mut ExemplarSink<'_>,
     ) -> Result<(), StorageError> {
         // Exemplars may lie outside of the range of the samples, so the table's range says nothing.
-        let everywhere = PartSelect { mint: i64::MIN, maxt: i64::MAX, ..*select };
-        self.matching(&everywhere, cx, |view, postings| {
+        self.matching_ever(select.matchers, cx, |view, postings| {
+            if view.shard.exemplars().n_exemplars() == 0 {
+                return Ok(());
+            }
             let mut by_series: HashMap<u32, Vec<Exemplar>, Xxh3DefaultBuilder> = HashMap::default();
             for (ordinal, exemplar) in view.shard.exemplars().iter() {
                 let in_range = (select.mint..=select.maxt).contains(&exemplar.timestamp);
@@ -196,7 +209,8 @@ impl Part for TablePart {
                 }
             }
             let interner = self.table.registry.interner.read();
-            for (ordinal, exemplars) in &by_series {
+            for (ordinal, exemplars) in &mut by_series {
+                exemplars.sort_by_key(|exemplar| exemplar.timestamp);
                 let slot = view.shard.series()[*ordinal as usize].slot;
                 let labels: Vec<(&str, &str)> = view
                     .registry

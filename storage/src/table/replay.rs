@@ -1,5 +1,8 @@
 //! Filling tables from their logs.
 //!
+//! Tables that were frozen come first. If what has been read takes more than the share of the open tables
+//! in the memory budget, it is sealed before the next table is read; so a log of any length fits.
+//!
 //! One thread reads and decompresses frames; workers, each with its own shards, apply them. What a log
 //! lost is named in the report; the rest is taken.
 
@@ -71,14 +74,18 @@ struct TableDir {
 
 /// A table after its replay.
 struct Replayed {
-    table: Table,
+    table: Arc<Table>,
     header: FileHeader,
     frozen: Option<u64>,
     /// Whether appends may go on in it: series are numbered as in its log.
     goes_on: bool,
 }
 
-pub(super) fn replay(set: &TableSet, covered: &[u64]) -> Result<ReplayReport, StorageError> {
+pub(super) fn replay(
+    set: &TableSet,
+    covered: &[u64],
+    relieve: &mut dyn FnMut(),
+) -> Result<ReplayReport, StorageError> {
     let fs = &set.log.fs;
     let dir = &set.log.dir;
     let fail = |operation, source| StorageError::Io { operation, path: dir.clone(), source };
@@ -100,14 +107,18 @@ pub(super) fn replay(set: &TableSet, covered: &[u64]) -> Result<ReplayReport, St
         dirs.push(table_dir);
     }
     set.next_number.fetch_max(greatest + 1, Ordering::AcqRel);
-    dirs.sort_unstable_by_key(|table_dir| table_dir.number);
+    // Frozen ones first, by their places: if memory is short, they can go before others are read.
+    dirs.sort_unstable_by_key(|table_dir| (table_dir.frozen.unwrap_or(u64::MAX), table_dir.number));
     let n_segments: usize = dirs.iter().map(|table_dir| table_dir.segments.len()).sum();
     let progress = &set.options.progress;
     progress.max.store(n_segments as u64, Ordering::Relaxed);
-    let mut replayed = Vec::new();
+    let mut take_over = TakeOver::default();
     for table_dir in &dirs {
         match replay_table(set, table_dir, &mut report) {
-            Ok(Some(table)) => replayed.push(table),
+            Ok(Some(table)) => {
+                take_over.add(set, table, &mut report);
+                take_over.make_room(set, relieve);
+            }
             Ok(None) => {}
             Err(error) => {
                 let reason = error_chain(&error);
@@ -117,7 +128,7 @@ pub(super) fn replay(set: &TableSet, covered: &[u64]) -> Result<ReplayReport, St
             }
         }
     }
-    take_over(set, replayed, &mut report);
+    take_over.finish(set);
     tracing::info!(
         tables = report.n_tables,
         series = report.n_series,
@@ -158,6 +169,18 @@ fn replay_table(
         }
         return Ok(None);
     };
+    let path = dir.path.join(DEFINITIONS_NAME);
+    let definitions = match LogReader::open(&*set.log.fs, &path) {
+        Ok(reader) => reader,
+        Err(error) => {
+            // Without definitions no sample has a series. The folder stays as it is: the file may be
+            // readable at the next start, or be restored.
+            let reason = error_chain(&error);
+            tracing::error!(table = dir.number, reason, "the definitions of a log cannot be opened");
+            report.quarantined.push(LogDamage { path, from: 0, to: 0, reason, window: window_of(header) });
+            return Ok(None);
+        }
+    };
     // The log goes on in a new segment, whatever became of the others.
     let resume =
         Resume { segment: dir.segments.last().map_or(1, |last| last + 1), counter: 0, size_bytes: 0 };
@@ -179,14 +202,15 @@ fn replay_table(
         counter: 0,
         size_bytes: 0,
     };
-    let (targets, goes_on) = reading.definitions(&table, report);
+    // Nor is the table replayed if they end with an error of the system.
+    let Some((targets, goes_on)) = reading.definitions(definitions, &table, report) else { return Ok(None) };
     // A series that the log no longer defines has used up its number all the same: a new one of that
     // number would inherit its samples at the next replay.
     let goes_on = goes_on & reading.segments(&table, &targets, report);
     reading.settle(report);
     table.log.set_resume(Resume { counter: reading.counter, size_bytes: reading.size_bytes, ..resume });
     restore_last(set, &table);
-    Ok(Some(Replayed { table, header, frozen: dir.frozen, goes_on }))
+    Ok(Some(Replayed { table: Arc::new(table), header, frozen: dir.frozen, goes_on }))
 }
 
 /// The header of the first file that has one; `None` if no file holds anything.
@@ -194,7 +218,15 @@ fn read_header(set: &TableSet, dir: &TableDir) -> Result<Option<FileHeader>, Sto
     let mut result = Ok(None);
     let names = [DEFINITIONS_NAME.to_owned()].into_iter();
     for name in names.chain(dir.segments.iter().copied().map(segment_name)) {
-        let Ok(mut reader) = LogReader::open(&*set.log.fs, &dir.path.join(name)) else { continue };
+        let mut reader = match LogReader::open(&*set.log.fs, &dir.path.join(name)) {
+            Ok(reader) => reader,
+            Err(error) => {
+                if !is_absent(&error) {
+                    result = Err(error);
+                }
+                continue;
+            }
+        };
         match reader.read_file_header() {
             Ok((table, header)) if table == dir.number && header.window_ms > 0 => return Ok(Some(header)),
             Ok(_) => {
@@ -202,13 +234,26 @@ fn read_header(set: &TableSet, dir: &TableDir) -> Result<Option<FileHeader>, Sto
                 result = Err(StorageError::corrupt(path, "a file of another table"));
             }
             // A header that was cut short is all the file ever held.
-            Err(error) if reader.size_bytes() > crate::log::frame::HEADER_BYTES as u64 * 2 => {
+            Err(error)
+                if matches!(error, StorageError::Io { .. })
+                    || reader.size_bytes() > crate::log::frame::HEADER_BYTES as u64 * 2 =>
+            {
                 result = Err(error);
             }
             Err(_) => {}
         }
     }
     result
+}
+
+/// The window of a table, ends included; `None` if it holds late samples.
+fn window_of(header: FileHeader) -> Option<(i64, i64)> {
+    header.window_start.map(|start| (start, start.saturating_add(header.window_ms - 1)))
+}
+
+/// Whether a file is not there, rather than not readable.
+fn is_absent(error: &StorageError) -> bool {
+    matches!(error, StorageError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// What reading the files of a table has found so far.
@@ -233,22 +278,25 @@ struct Damage {
 
 impl Reading<'_> {
     fn window(&self) -> Option<(i64, i64)> {
-        self.header.window_start.map(|start| (start, start.saturating_add(self.header.window_ms - 1)))
+        window_of(self.header)
     }
 
     fn damage_at(&self, path: &Path, reader: &LogReader, to: u64, reason: String) -> LogDamage {
         LogDamage { path: path.to_owned(), from: reader.offset(), to, reason, window: self.window() }
     }
 
-    /// Takes in the series of the table; whether they have the numbers of the log.
-    fn definitions(&mut self, table: &Table, report: &mut ReplayReport) -> (Vec<Targets>, bool) {
+    /// Takes in the series of the table; whether they have the numbers of the log. `None` if the system
+    /// cannot read them, which the report says.
+    fn definitions(
+        &mut self,
+        mut reader: LogReader,
+        table: &Table,
+        report: &mut ReplayReport,
+    ) -> Option<(Vec<Targets>, bool)> {
         let n_shards = self.header.n_shards as usize;
         let mut goes_on = n_shards == table.registry.n_shards();
         let mut targets: Vec<Targets> = vec![Vec::new(); n_shards.min(u16::MAX as usize)];
         let path = self.dir.path.join(DEFINITIONS_NAME);
-        let Ok(mut reader) = LogReader::open(&*self.set.log.fs, &path) else {
-            return (targets, false);
-        };
         self.size_bytes += reader.size_bytes();
         loop {
             match reader.next_frame() {
@@ -274,7 +322,15 @@ impl Reading<'_> {
                 Next::Bad(reason) => {
                     let mut damage = self.damage_at(&path, &reader, reader.size_bytes(), reason);
                     // Definitions say their own numbers, so what follows can be used.
-                    let Ok(mut at) = LogReader::open(&*self.set.log.fs, &path) else { break };
+                    let mut at = match LogReader::open(&*self.set.log.fs, &path) {
+                        Ok(at) => at,
+                        Err(error) => {
+                            goes_on = false;
+                            damage.reason = format!("{}; {}", damage.reason, error_chain(&error));
+                            report.quarantined.push(damage);
+                            break;
+                        }
+                    };
                     at.seek(damage.from);
                     let followed_by_frames = reader.skip_to_frame();
                     damage.to = if followed_by_frames { reader.offset() } else { damage.to };
@@ -284,6 +340,13 @@ impl Reading<'_> {
                         break;
                     }
                 }
+                Next::Unreadable(error) => {
+                    let reason = format!("cannot be read: {error}");
+                    let damage = self.damage_at(&path, &reader, reader.size_bytes(), reason);
+                    tracing::error!(path = %path.display(), reason = damage.reason, "a log cannot be read");
+                    report.quarantined.push(damage);
+                    return None;
+                }
             }
         }
         report.n_series += targets.iter().map(|shard| shard.iter().flatten().count() as u64).sum::<u64>();
@@ -292,7 +355,7 @@ impl Reading<'_> {
             let own = |(at, target): (usize, &Option<(u32, u32)>)| *target == Some((shard as u32, at as u32));
             all.iter().enumerate().all(own)
         });
-        (targets, goes_on)
+        Some((targets, goes_on))
     }
 
     /// Reads all segments and has workers apply them; whether all samples had a series.
@@ -308,7 +371,7 @@ impl Reading<'_> {
                 workers.push(scope.spawn(move || work(table, targets, own, &receiver)));
             }
             for &segment in &self.dir.segments {
-                self.segment(segment, &mut |body| {
+                self.segment(segment, report, &mut |body| {
                     for sender in &senders {
                         // A worker ends before its sender only by a panic, which is raised below.
                         let _sent = sender.send((segment, Arc::clone(&body)));
@@ -337,12 +400,14 @@ impl Reading<'_> {
         all_defined
     }
 
-    fn segment(&mut self, segment: u32, send: &mut dyn FnMut(Arc<Vec<u8>>)) {
+    fn segment(&mut self, segment: u32, report: &mut ReplayReport, send: &mut dyn FnMut(Arc<Vec<u8>>)) {
         let path = self.dir.path.join(segment_name(segment));
         let mut reader = match LogReader::open(&*self.set.log.fs, &path) {
             Ok(reader) => reader,
             Err(error) => {
-                tracing::error!(error = error_chain(&error), "a segment of the log cannot be opened");
+                let damage =
+                    LogDamage { path, from: 0, to: 0, reason: error_chain(&error), window: self.window() };
+                self.put_aside(damage, report);
                 return;
             }
         };
@@ -364,17 +429,45 @@ impl Reading<'_> {
                 Next::End => return,
                 Next::Bad(reason) => {
                     let damage = self.damage_at(&path, &reader, reader.size_bytes(), reason);
-                    let mut ahead = match LogReader::open(&*self.set.log.fs, &path) {
-                        Ok(ahead) => ahead,
-                        Err(_) => return,
-                    };
-                    ahead.seek(damage.from);
-                    let followed_by_frames = ahead.skip_to_frame();
+                    let followed_by_frames =
+                        LogReader::open(&*self.set.log.fs, &path).is_ok_and(|mut ahead| {
+                            ahead.seek(damage.from);
+                            ahead.skip_to_frame()
+                        });
                     self.damage.push(Damage { reader, segment: Some(segment), damage, followed_by_frames });
+                    return;
+                }
+                Next::Unreadable(error) => {
+                    // Not a torn end: what was acknowledged may stand there, and is never cut off.
+                    let reason = format!("cannot be read: {error}");
+                    let damage = self.damage_at(&path, &reader, reader.size_bytes(), reason);
+                    self.put_aside(damage, report);
                     return;
                 }
             }
         }
+    }
+
+    /// Names a file that cannot be read, and links it to where it outlives the log of its table. What
+    /// was read of it is still needed where it is.
+    fn put_aside(&self, damage: LogDamage, report: &mut ReplayReport) {
+        let LogDamage { path, from, .. } = &damage;
+        tracing::error!(path = %path.display(), from, reason = damage.reason, "a segment of the log is unreadable");
+        let fs = &self.set.log.fs;
+        let folder = self.set.log.dir.join(DAMAGED_DIR);
+        let target = folder.join(self.name_aside(&damage));
+        match fs.create_dir(&folder).and_then(|()| fs.link(path, &target)) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                tracing::warn!(path = %target.display(), %error, "failed to keep a damaged file aside");
+            }
+            _ => {}
+        }
+        report.quarantined.push(damage);
+    }
+
+    fn name_aside(&self, damage: &LogDamage) -> String {
+        let file = damage.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        format!("{:016x}-{file}-{}", self.dir.number, damage.from)
     }
 
     /// Tells torn ends from damage, cuts the former and keeps the bytes of the latter aside.
@@ -415,10 +508,8 @@ impl Reading<'_> {
     }
 
     fn keep_aside(&self, reader: &mut LogReader, damage: &LogDamage) {
-        let LogDamage { path, from, .. } = damage;
         let folder = self.set.log.dir.join(DAMAGED_DIR);
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let target = folder.join(format!("{:016x}-{file}-{from}", self.dir.number));
+        let target = folder.join(self.name_aside(damage));
         let fs = &self.set.log.fs;
         let result = fs.create_dir(&folder).and_then(|()| {
             let bytes = reader.rest()?;
@@ -625,42 +716,87 @@ fn restore_last(set: &TableSet, table: &Table) {
 }
 
 /// Puts replayed tables where they belong: open, or frozen in the order they had.
-fn take_over(set: &TableSet, replayed: Vec<Replayed>, report: &mut ReplayReport) {
-    let window_ms = set.options.window_ms;
-    let mut tables = Tables::default();
-    let open = replayed.iter().filter(|one| one.frozen.is_none() && one.header.window_ms == window_ms);
-    tables.current_window = open.filter_map(|one| one.header.window_start).max();
-    let mut to_freeze = Vec::new();
-    for Replayed { table, header, frozen, goes_on } in replayed {
+#[derive(Default)]
+struct TakeOver {
+    /// Those that were not frozen.
+    open: Vec<Replayed>,
+    /// Start of the newest window among them.
+    current_window: Option<i64>,
+}
+
+impl TakeOver {
+    fn add(&mut self, set: &TableSet, replayed: Replayed, report: &mut ReplayReport) {
+        let Replayed { table, header, frozen, .. } = &replayed;
         report.n_tables += u64::from(table.n_samples() > 0);
-        let table = Arc::new(table);
         if let Some((_, maxt)) = table.time_range() {
             set.newest.fetch_max(maxt, Ordering::Relaxed);
         }
-        if let Some(seq) = frozen {
+        if let Some(seq) = *frozen {
             table.freeze_as_marked(seq);
-            tables.frozen.push(table);
-            continue;
+            push_frozen(set, [replayed.table]);
+            return;
         }
-        let role = match header.window_start {
-            None => Some(LATE),
-            start if start == tables.current_window => Some(CURRENT),
-            Some(start) if Some(start + window_ms) == tables.current_window => Some(PREVIOUS),
-            Some(_) => None,
-        };
-        let role = role.filter(|_| goes_on && header.window_ms == window_ms);
-        // Two open tables of one window cannot be, but the newer one would be right.
-        let before = match role {
-            Some(role) => tables.open[role].replace(table),
-            None => Some(table),
-        };
-        to_freeze.extend(before);
+        if header.window_ms == set.options.window_ms {
+            self.current_window = self.current_window.max(header.window_start);
+        }
+        self.open.push(replayed);
     }
-    to_freeze.sort_by_key(|table| (table.window.is_none(), table.number));
-    for table in to_freeze {
+
+    /// While tables take more than their share of memory: has frozen ones sealed, then freezes the others
+    /// and has them sealed too. So there is never more in memory than that share and one table.
+    fn make_room(&mut self, set: &TableSet, relieve: &mut dyn FnMut()) {
+        let open_bytes = |open: &[Replayed]| open.iter().map(|one| one.table.size_bytes()).sum::<usize>();
+        let frozen_bytes = || set.all_tables().iter().map(|table| table.size_bytes()).sum::<usize>();
+        let limit = set.options.tables_bytes();
+        if open_bytes(&self.open) + frozen_bytes() <= limit {
+            return;
+        }
+        relieve();
+        if open_bytes(&self.open) + frozen_bytes() <= limit {
+            return;
+        }
+        freeze(set, self.open.drain(..).map(|one| one.table).collect());
+        relieve();
+    }
+
+    fn finish(self, set: &TableSet) {
+        let window_ms = set.options.window_ms;
+        let mut tables = Tables { current_window: self.current_window, ..Tables::default() };
+        let mut to_freeze = Vec::new();
+        for Replayed { table, header, goes_on, .. } in self.open {
+            let role = match header.window_start {
+                None => Some(LATE),
+                start if start == tables.current_window => Some(CURRENT),
+                Some(start) if Some(start + window_ms) == tables.current_window => Some(PREVIOUS),
+                Some(_) => None,
+            };
+            let role = role.filter(|_| goes_on && header.window_ms == window_ms);
+            // Two open tables of one window cannot be, but the newer one would be right.
+            let before = match role {
+                Some(role) => tables.open[role].replace(table),
+                None => Some(table),
+            };
+            to_freeze.extend(before);
+        }
+        tables.frozen.clone_from(&set.tables.load().frozen);
+        set.tables.store(Arc::new(tables));
+        freeze(set, to_freeze);
+    }
+}
+
+/// Freezes replayed tables that were open, in the order of their numbers, late samples last.
+fn freeze(set: &TableSet, mut tables: Vec<Arc<Table>>) {
+    tables.sort_by_key(|table| (table.window.is_none(), table.number));
+    for table in &tables {
         table.freeze(set.take_number());
-        tables.frozen.push(table);
     }
+    push_frozen(set, tables);
+}
+
+fn push_frozen(set: &TableSet, frozen: impl IntoIterator<Item = Arc<Table>>) {
+    let _guard = set.structure.lock();
+    let mut tables = (*set.tables.load_full()).clone();
+    tables.frozen.extend(frozen);
     tables.frozen.sort_by_key(|table| table.seq());
     set.tables.store(Arc::new(tables));
 }

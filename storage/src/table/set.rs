@@ -39,6 +39,13 @@ pub(super) struct Entered {
 }
 
 impl Entered {
+    /// One table whose gate has been entered. No sample is to be routed by it.
+    pub(super) fn only(role: usize, table: Arc<Table>) -> Self {
+        let mut tables = [None, None, None];
+        tables[role] = Some(table);
+        Self { current_window: i64::MAX, window_ms: 0, tables }
+    }
+
     /// Which table a timestamp belongs to.
     #[inline]
     pub(super) fn role(&self, timestamp: i64) -> usize {
@@ -188,7 +195,7 @@ impl TableSet {
         result
     }
 
-    fn new_table(&self, window: Option<i64>) -> Result<Arc<Table>, StorageError> {
+    pub(super) fn new_table(&self, window: Option<i64>) -> Result<Arc<Table>, StorageError> {
         if let Some(reason) = self.log.broken.get() {
             let source = std::io::Error::other(reason);
             return Err(StorageError::Io { operation: "open a log in", path: self.log.dir.clone(), source });
@@ -201,18 +208,14 @@ impl TableSet {
             segment: 0,
         };
         let log = TableLog::open(Arc::clone(&self.log), number, header, None)?;
-        let table = Table::new(
+        Ok(Arc::new(Table::new(
             number,
             window,
             Arc::clone(&self.registry),
             log,
             Arc::clone(&self.options.clock),
             self.options.max_exemplars,
-        );
-        let waiting = std::mem::take(&mut *self.waiting_metadata.lock());
-        let entries = waiting.iter().flat_map(|(name, all)| all.iter().map(move |one| (name.as_str(), one)));
-        table.add_metadata(entries);
-        Ok(Arc::new(table))
+        )))
     }
 
     pub(super) fn take_number(&self) -> u64 {
@@ -272,11 +275,14 @@ impl TableSet {
     pub fn due(&self) -> bool {
         let now_ms = self.options.clock.now_ms();
         self.freeze_full();
+        // A table without samples would only make place for another one of the same content.
         self.freeze_where(|table| {
-            now_ms - table.last_append_ms.load(Ordering::Relaxed) >= self.options.idle_freeze_ms
+            let idle_ms = now_ms - table.last_append_ms.load(Ordering::Relaxed);
+            idle_ms >= self.options.idle_freeze_ms && table.n_samples() > 0
         });
         self.registry.purge(now_ms);
         self.drop_empty();
+        self.retire_waiting();
         !self.tables.load().frozen.is_empty()
     }
 
@@ -319,7 +325,8 @@ impl TableSet {
         }
     }
 
-    /// The table is in blocks: forgets it and deletes its log. Queries that hold it go on.
+    /// The table is in blocks: forgets it and deletes its log, once what is not in blocks has moved on.
+    /// Queries that hold it go on.
     pub fn sealed(&self, number: u64) {
         let guard = self.structure.lock();
         let mut tables = (*self.tables.load_full()).clone();
@@ -328,14 +335,7 @@ impl TableSet {
         self.tables.store(Arc::new(tables));
         drop(guard);
         if let Some(table) = table {
-            let mut known = self.known_metadata.lock();
-            for (name, all) in table.metadata() {
-                all.iter().for_each(|one| {
-                    add_metadata(&mut known, &name, one);
-                });
-            }
-            drop(known);
-            table.log.remove();
+            self.retire(table);
         }
     }
 
@@ -349,7 +349,7 @@ impl TableSet {
     /// # Errors
     /// [`StorageError::Io`] while a table is not sealed: memory holds what no log has.
     pub fn reopen(&self) -> Result<(), StorageError> {
-        let _guard = self.structure.lock();
+        let guard = self.structure.lock();
         let tables = self.tables.load();
         if tables.open.iter().any(Option::is_some) || !tables.frozen.is_empty() {
             let source = std::io::Error::other("tables are not sealed yet");
@@ -360,6 +360,8 @@ impl TableSet {
             });
         }
         self.log.broken.clear();
+        drop(guard);
+        self.retire_waiting();
         Ok(())
     }
 
@@ -369,21 +371,10 @@ impl TableSet {
         tables.frozen.iter().chain(tables.open.iter().flatten()).cloned().collect()
     }
 
-    /// Keeps metadata that came before any table was open.
-    pub(super) fn keep_metadata<'a>(&self, entries: impl Iterator<Item = (&'a str, &'a Metadata)>) {
-        let mut waiting = self.waiting_metadata.lock();
-        entries.for_each(|(name, metadata)| {
-            add_metadata(&mut waiting, name, metadata);
-        });
-    }
-
     /// Metadata of all metric families that any table of this process held.
     pub fn metadata(&self) -> Vec<(String, Vec<Metadata>)> {
         let mut all: MetadataMap = self.known_metadata.lock().clone();
-        let waiting = self.waiting_metadata.lock().clone();
-        let tables = self.all_tables();
-        let maps = tables.iter().map(|table| table.metadata()).chain([waiting]);
-        for (name, list) in maps.flatten() {
+        for (name, list) in self.all_tables().iter().flat_map(|table| table.metadata()) {
             list.iter().for_each(|one| {
                 add_metadata(&mut all, &name, one);
             });

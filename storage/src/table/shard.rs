@@ -345,9 +345,15 @@ impl TableShard {
         placed
     }
 
-    /// Applies an exemplar.
+    /// Applies an exemplar from the log.
     pub fn place_exemplar(&mut self, ordinal: u32, exemplar: &Exemplar) {
-        self.exemplars.add(ordinal, exemplar);
+        self.exemplars.put(ordinal, exemplar);
+    }
+
+    /// Applies an exemplar of another table, of any age, and hands it to the log.
+    pub fn carry_exemplar(&mut self, ordinal: u32, exemplar: &Exemplar) {
+        self.exemplars.put(ordinal, exemplar);
+        self.section.push_exemplar(ordinal, exemplar);
     }
 
     /// Moves what the log has not been given yet to the buffers.
@@ -378,6 +384,23 @@ impl TableShard {
         let first = [closed, late, histogram].into_iter().flatten().copied().chain(open).min()?;
         // The newest sample of a series always came in order.
         Some((first, series.last))
+    }
+
+    /// Whether a series has a sample in `[mint, maxt]`.
+    pub fn has_samples_in(&self, ordinal: u32, mint: i64, maxt: i64) -> bool {
+        let series = &self.series[ordinal as usize];
+        let has = |position: Position| {
+            let times = self.columns.times(position);
+            times.get(times.partition_point(|&time| time < mint)).is_some_and(|&time| time <= maxt)
+        };
+        has(series.position)
+            || self.extra(series).is_some_and(|extra| {
+                let histograms = &extra.histograms;
+                let at = histograms.partition_point(|point| point.timestamp < mint);
+                extra.closed.iter().any(|(_, position)| has(*position))
+                    || (mint <= maxt && extra.late.range(mint..=maxt).next().is_some())
+                    || histograms.get(at).is_some_and(|point| point.timestamp <= maxt)
+            })
     }
 
     /// How many samples a series has.

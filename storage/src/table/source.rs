@@ -5,6 +5,7 @@ use super::columns::CopiedColumns;
 use super::open::Table;
 use super::order::{SymbolOrder, of_table};
 use super::runs::{Wanted, append_runs};
+use super::shard::TableShard;
 use crate::block::source::{BlockSource, SourceSeries};
 use crate::error::StorageError;
 use chronolith_model::append::{Exemplar, Metadata};
@@ -67,7 +68,8 @@ impl FrozenTable {
         let mut symbols = SymbolOrder::default();
         let mut numbers = Vec::new();
         let mut used: Vec<bool> = vec![false; boundaries.len()];
-        let mut exemplars: HashMap<(u32, u32), Vec<Exemplar>, Xxh3DefaultBuilder> = HashMap::default();
+        let mut exemplars: HashMap<(u32, u32), Vec<(usize, Exemplar)>, Xxh3DefaultBuilder> =
+            HashMap::default();
         for (shard_index, shard) in self.table.shards.iter().enumerate() {
             let registry_shard = registry.shards[shard_index].read();
             let shard = shard.read();
@@ -81,9 +83,16 @@ impl FrozenTable {
             numbers.sort_unstable();
             numbers.dedup();
             for (ordinal, exemplar) in shard.exemplars().iter() {
-                exemplars.entry((shard_index as u32, ordinal)).or_default().push(exemplar.clone());
+                if let Some(range) = home(&shard, ordinal, exemplar.timestamp, boundaries) {
+                    let all = exemplars.entry((shard_index as u32, ordinal)).or_default();
+                    all.push((range, exemplar.clone()));
+                }
             }
         }
+        exemplars.values_mut().for_each(|all| {
+            all.sort_by_key(|(_, exemplar)| exemplar.timestamp);
+            all.dedup();
+        });
         symbols.sort(registry, numbers.into_iter());
         let shared = Arc::new(Shared {
             table: Arc::clone(&self.table),
@@ -94,26 +103,41 @@ impl FrozenTable {
         boundaries
             .iter()
             .zip(used)
-            .filter(|(_, used)| *used)
-            .map(|(&range, _)| {
+            .enumerate()
+            .filter(|(_, (_, used))| *used)
+            .map(|(index, (&range, _))| {
                 let columns = CopiedColumns::default();
-                (range, TableSource { shared: Arc::clone(&shared), range, next: 0, columns })
+                (range, TableSource { shared: Arc::clone(&shared), range, index, next: 0, columns })
             })
             .collect()
     }
+}
+
+/// The range into whose block an exemplar goes: its own, or where the newest sample of its series lies if
+/// the series has none in that. `None` if it has no sample at all.
+fn home(shard: &TableShard, ordinal: u32, timestamp: i64, boundaries: &[(i64, i64)]) -> Option<usize> {
+    let of = |time: i64| {
+        let at = boundaries.partition_point(|range| range.1 < time);
+        boundaries.get(at).filter(|range| range.0 <= time).map(|&range| (at, range))
+    };
+    let own = of(timestamp).filter(|&(_, (mint, maxt))| shard.has_samples_in(ordinal, mint, maxt));
+    own.or_else(|| of(shard.time_range(ordinal)?.1)).map(|(at, _)| at)
 }
 
 struct Shared {
     table: Arc<Table>,
     order: Arc<Vec<(u32, u32)>>,
     symbols: SymbolOrder,
-    exemplars: HashMap<(u32, u32), Vec<Exemplar>, Xxh3DefaultBuilder>,
+    /// By shard and number; each with the index of the range it goes to.
+    exemplars: HashMap<(u32, u32), Vec<(usize, Exemplar)>, Xxh3DefaultBuilder>,
 }
 
 /// The samples of a table in a range of time.
 pub struct TableSource {
     shared: Arc<Shared>,
     range: (i64, i64),
+    /// Of the range among all.
+    index: usize,
     next: usize,
     columns: CopiedColumns,
 }
@@ -152,8 +176,8 @@ impl BlockSource for TableSource {
             let labels = registry.labels(slot);
             series.labels.extend(labels.map(|(name, value)| (symbols.order[&name], symbols.order[&value])));
             if let Some(all) = exemplars.get(&(shard_index, ordinal)) {
-                let in_range = all.iter().filter(|exemplar| (mint..=maxt).contains(&exemplar.timestamp));
-                series.exemplars.extend(in_range.cloned());
+                let here = all.iter().filter(|(index, _)| *index == self.index);
+                series.exemplars.extend(here.map(|(_, exemplar)| exemplar.clone()));
             }
             return Ok(true);
         }

@@ -15,6 +15,7 @@ use chronolith_model::{Labels, Matcher};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+mod carry;
 mod crash;
 mod faults;
 mod measure;
@@ -39,7 +40,6 @@ fn setup(dir: &Path, options: Options) -> TableSetup {
         log_dir: dir.to_owned(),
         fs: Arc::new(RealFs),
         secret: [3; 32],
-        covered: Vec::new(),
         next_number: 1,
         newest: None,
     }
@@ -47,7 +47,7 @@ fn setup(dir: &Path, options: Options) -> TableSetup {
 
 fn open(dir: &Path) -> Arc<TableSet> {
     let clock = Arc::new(ManualClock::new(1 << 40));
-    let (set, report) = TableSet::open(setup(dir, options(&clock))).unwrap();
+    let (set, report) = TableSet::open(setup(dir, options(&clock)), &[]).unwrap();
     assert!(report.quarantined.is_empty(), "{report:?}");
     set
 }
@@ -244,7 +244,7 @@ fn samples_outside_of_the_limits_are_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1_000_000));
     let options = Options { retention_time_ms: 5_000, max_ahead_ms: 100, ..options(&clock) };
-    let (set, _) = TableSet::open(setup(dir.path(), options)).unwrap();
+    let (set, _) = TableSet::open(setup(dir.path(), options), &[]).unwrap();
     let series = labels("__name__=up");
     let check = |timestamp: i64, expected: Option<Refusal>| {
         let outcome = append(&set, &series, &[float(timestamp, 1.0)]).unwrap();
@@ -366,7 +366,7 @@ fn exemplars_and_metadata_survive_a_restart() {
 fn handles_of_a_batch_are_good_for_the_next_and_expire_with_the_series() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1_000_000));
-    let (set, _) = TableSet::open(setup(dir.path(), options(&clock))).unwrap();
+    let (set, _) = TableSet::open(setup(dir.path(), options(&clock)), &[]).unwrap();
     let series = labels("__name__=up");
     let append = |key: SeriesKey<'_>, timestamp| {
         let mut batch = AppendBatch::default();

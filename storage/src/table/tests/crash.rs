@@ -80,14 +80,14 @@ fn definitions_cut_at_any_byte_lose_their_series_only() {
         let copied = copy.path().join(definitions.strip_prefix(dir.path()).unwrap());
         std::fs::OpenOptions::new().write(true).open(copied).unwrap().set_len(cut).unwrap();
         let clock = Arc::new(ManualClock::new(1 << 40));
-        let (set, report) = TableSet::open(setup(copy.path(), options(&clock))).unwrap();
+        let (set, report) = TableSet::open(setup(copy.path(), options(&clock)), &[]).unwrap();
         let found = contents(&set);
         assert!(found.iter().all(|(series, samples)| whole[series] == *samples));
         assert!(report.n_undefined > 0);
         // Numbers of series are used up: a new one must not take over the samples of a lost one.
         append(&set, &labels("__name__=new"), &[float(500, 1.0)]).unwrap();
         drop(set);
-        let (set, _) = TableSet::open(setup(copy.path(), options(&clock))).unwrap();
+        let (set, _) = TableSet::open(setup(copy.path(), options(&clock)), &[]).unwrap();
         let again = contents(&set);
         assert_eq!(again["{__name__=\"new\"}"].len(), 1, "cut at {cut}");
         assert_eq!(again.len(), found.len() + 1);
@@ -108,7 +108,7 @@ fn any_flipped_bit_is_noticed_and_nothing_is_invented() {
             damaged[at] ^= 1 << (at % 8);
             std::fs::write(copy.path().join(file.strip_prefix(dir.path()).unwrap()), damaged).unwrap();
             let clock = Arc::new(ManualClock::new(1 << 40));
-            let (set, report) = TableSet::open(setup(copy.path(), options(&clock))).unwrap();
+            let (set, report) = TableSet::open(setup(copy.path(), options(&clock)), &[]).unwrap();
             let found = contents(&set);
             for (series, samples) in &found {
                 for (time, value) in samples {
@@ -142,7 +142,7 @@ fn damage_in_one_segment_leaves_the_next_one_whole() {
     bytes[middle] ^= 0x40;
     std::fs::write(&segments[1], bytes).unwrap();
     let clock = Arc::new(ManualClock::new(1 << 40));
-    let (set, report) = TableSet::open(setup(dir.path(), options(&clock))).unwrap();
+    let (set, report) = TableSet::open(setup(dir.path(), options(&clock)), &[]).unwrap();
     assert_eq!(report.torn.len() + report.quarantined.len(), 1);
     let found = &contents(&set)[&series.to_string()];
     assert!((0..10).chain(200..210).all(|time| found.contains_key(&time)));
@@ -158,8 +158,7 @@ fn logs_of_sealed_tables_are_deleted_and_numbers_never_come_back() {
     let numbers = set.freeze_all();
     drop(set);
     let clock = Arc::new(ManualClock::new(1 << 40));
-    let covered = TableSetup { covered: numbers.clone(), ..setup(dir.path(), options(&clock)) };
-    let (set, report) = TableSet::open(covered).unwrap();
+    let (set, report) = TableSet::open(setup(dir.path(), options(&clock)), &numbers).unwrap();
     assert_eq!(report.n_samples, 0);
     assert!(log_files(dir.path()).is_empty());
     append(&set, &labels("__name__=a"), &[float(1, 1.0)]).unwrap();
@@ -194,7 +193,7 @@ fn another_number_of_shards_replays_and_freezes_the_table() {
     drop(set);
     let clock = Arc::new(ManualClock::new(1 << 40));
     let options = Options { shards: 8, ..options(&clock) };
-    let (set, _) = TableSet::open(setup(dir.path(), options)).unwrap();
+    let (set, _) = TableSet::open(setup(dir.path(), options), &[]).unwrap();
     assert_eq!(contents(&set), before);
     assert_eq!(set.frozen().len(), 1);
 }
@@ -203,7 +202,11 @@ fn another_number_of_shards_replays_and_freezes_the_table() {
 fn segments_follow_each_other_and_differences_begin_anew_in_each() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1 << 40));
-    let open = || TableSet::open_with(setup(dir.path(), options(&clock)), 500).unwrap();
+    let open = || {
+        let set = TableSet::create_with(setup(dir.path(), options(&clock)), 500);
+        let report = set.replay(&[], &mut || {}).unwrap();
+        (set, report)
+    };
     let (set, _) = open();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -223,4 +226,42 @@ fn segments_follow_each_other_and_differences_begin_anew_in_each() {
     let (set, report) = open();
     assert_eq!((report.n_samples, report.torn.len(), report.quarantined.len()), (1200, 0, 0));
     assert_eq!(contents(&set), before);
+}
+
+#[test]
+fn a_log_larger_than_the_memory_budget_is_sealed_while_it_is_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = open(dir.path());
+    for window in 0..20 {
+        for series in 0..100 {
+            let series = labels(&format!("__name__=a,series=s{series}"));
+            append(&set, &series, &[float(window * WINDOW_MS, window as f64)]).unwrap();
+        }
+    }
+    let whole = contents(&set);
+    let largest = set.all_tables().iter().map(|table| table.size_bytes()).max().unwrap();
+    drop(set);
+    let clock = Arc::new(ManualClock::new(1 << 40));
+    let options = Options { memory_budget_bytes: largest * 6, ..options(&clock) };
+    let limit = options.tables_bytes() + largest * 2;
+    let set = TableSet::create(setup(dir.path(), options));
+    let mut blocks = Contents::new();
+    let mut n_calls = 0;
+    set.replay(&[], &mut || {
+        n_calls += 1;
+        let size_bytes: usize = set.all_tables().iter().map(|table| table.size_bytes()).sum();
+        assert!(size_bytes <= limit, "{size_bytes} bytes in memory");
+        for (series, samples) in source_contents(&set, &[(i64::MIN, i64::MAX)]) {
+            blocks.entry(series).or_default().extend(samples);
+        }
+        set.frozen().iter().for_each(|table| set.sealed(table.number()));
+    })
+    .unwrap();
+    assert!(n_calls > 3, "{n_calls}");
+    assert!(set.stats().tables_bytes as usize <= limit);
+    for (series, samples) in contents(&set) {
+        blocks.entry(series).or_default().extend(samples);
+    }
+    assert_eq!(blocks, whole);
+    assert_eq!(append(&set, &labels("__name__=b"), &[float(20_000, 1.0)]).unwrap().samples_written, 1);
 }

@@ -26,6 +26,8 @@ enum Fault {
     Sync,
     Allocate,
     Create,
+    Open,
+    Read,
 }
 
 const ENOSPC: i32 = 28;
@@ -83,6 +85,7 @@ impl LogFile for FaultyFile {
         result
     }
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.state.check(Fault::Read)?;
         self.file.read_at(buffer, offset)
     }
     fn size_bytes(&self) -> io::Result<u64> {
@@ -112,10 +115,14 @@ impl LogFs for FaultyFs {
         Ok(self.wrap(RealFs.create(path)?))
     }
     fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        self.state.check(Fault::Open)?;
         Ok(self.wrap(RealFs.open(path)?))
     }
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         RealFs.remove_dir(path)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.link(from, to)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         RealFs.sync_dir(path)
@@ -129,7 +136,7 @@ fn run(fs: &FaultyFs, wal_sync: crate::options::WalSync) {
     let clock = Arc::new(ManualClock::new(1 << 40));
     let options = Options { wal_sync, ..options(&clock) };
     let setup = TableSetup { fs: Arc::new(fs.clone()), ..setup(dir.path(), options.clone()) };
-    let (set, _) = TableSet::open(setup).unwrap();
+    let (set, _) = TableSet::open(setup, &[]).unwrap();
     let mut acknowledged = Contents::new();
     let mut blocks = Contents::new();
     for step in 0..40i64 {
@@ -162,7 +169,7 @@ fn run(fs: &FaultyFs, wal_sync: crate::options::WalSync) {
     }
     assert!(!fs.state.synced_again.load(Ordering::SeqCst), "a descriptor was synced after it failed");
     drop(set);
-    let (set, report) = TableSet::open(super::setup(dir.path(), options)).unwrap();
+    let (set, report) = TableSet::open(super::setup(dir.path(), options), &[]).unwrap();
     assert!(report.quarantined.is_empty(), "{report:?}");
     let mut found = blocks;
     for (series, samples) in contents(&set) {
@@ -194,6 +201,35 @@ fn the_nth_failure_of_any_operation_loses_nothing_acknowledged() {
                     }
                     assert!(n < 10_000, "{kind:?} never ends to be called");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_at_a_start_is_named_and_there_at_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    for run in 0..3 {
+        // Each restart begins a segment.
+        let set = open(dir.path());
+        for time in run * 100..run * 100 + 5 {
+            append(&set, &labels("__name__=a"), &[float(time, time as f64)]).unwrap();
+        }
+    }
+    let whole = contents(&open(dir.path()));
+    for kind in [Fault::Open, Fault::Read] {
+        for n in 1.. {
+            let fs = FaultyFs::new(kind, n, EIO);
+            let clock = Arc::new(ManualClock::new(1 << 40));
+            let faulty = TableSetup { fs: Arc::new(fs.clone()), ..setup(dir.path(), options(&clock)) };
+            let (set, report) = TableSet::open(faulty, &[]).unwrap();
+            assert!(report.torn.is_empty(), "{kind:?} {n}: {report:?}");
+            let found = contents(&set);
+            assert!(found == whole || !report.quarantined.is_empty(), "{kind:?} {n} went unnoticed");
+            drop(set);
+            assert_eq!(contents(&open(dir.path())), whole, "after {kind:?} {n}");
+            if !fs.has_failed() {
+                break;
             }
         }
     }

@@ -56,7 +56,7 @@ fn measure_append_of_known_series() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1 << 40));
     let options = Options { window_ms: crate::options::DEFAULT_WINDOW_MS, ..options(&clock) };
-    let (set, _) = TableSet::open(setup(dir.path(), options.clone())).unwrap();
+    let (set, _) = TableSet::open(setup(dir.path(), options.clone()), &[]).unwrap();
     let keys: Vec<Vec<u8>> = (0..N_SERIES)
         .map(|series| {
             let target = series / (N_SERIES / 96 + 1);
@@ -95,7 +95,7 @@ fn measure_append_of_known_series() {
     println!("registry: {:.0} B/series", stats.registry_bytes as f64 / N_SERIES as f64);
     drop(set);
     let started = Instant::now();
-    let (set, report) = TableSet::open(setup(dir.path(), options)).unwrap();
+    let (set, report) = TableSet::open(setup(dir.path(), options), &[]).unwrap();
     let seconds = started.elapsed().as_secs_f64();
     println!("replay: {:.0} ns/sample (wall clock, all threads)", seconds * 1e9 / report.n_samples as f64);
     let started = cpu_time();
