@@ -1,9 +1,14 @@
 //! Timestamps of a shard of a table, shared by equality: series whose samples have the same times
 //! refer to stretches of one column. Nobody says which series belong together; whoever appends the
 //! same times shares.
+//!
+//! A series that nobody shares times with keeps them as varint differences: two bytes instead of eight
+//! for scrapes some seconds apart.
 
+use crate::index::varint::{Bytes, put_varint};
 use chronolith_model::queryable::Stop;
 use hashbrown::HashMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
@@ -18,13 +23,62 @@ pub struct Columns {
     /// The column that ends with a time, for those that others may join.
     by_last: HashMap<i64, u32, Xxh3DefaultBuilder>,
     n_times: usize,
+    times_bytes: usize,
 }
 
-#[derive(Default)]
 struct Column {
-    times: Vec<i64>,
+    times: Times,
     users: u32,
-    private: bool,
+}
+
+enum Times {
+    /// Others may join.
+    Shared(Vec<i64>),
+    /// One series has it for itself.
+    Private(Deltas),
+}
+
+/// Ascending times as varint differences.
+struct Deltas {
+    first: i64,
+    last: i64,
+    /// Of all times but the first.
+    bytes: Vec<u8>,
+}
+
+impl Deltas {
+    /// Times that ascend, at least one.
+    fn new(times: &[i64]) -> Self {
+        let mut deltas = Self { first: times[0], last: times[0], bytes: Vec::new() };
+        times[1..].iter().for_each(|&time| deltas.push(time));
+        deltas
+    }
+
+    #[inline]
+    fn push(&mut self, time: i64) {
+        put_varint(&mut self.bytes, time.wrapping_sub(self.last) as u64);
+        self.last = time;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = i64> + '_ {
+        let mut rest = Bytes(&self.bytes);
+        let mut time = self.first;
+        let more = std::iter::from_fn(move || {
+            time = time.wrapping_add(rest.varint()? as i64);
+            Some(time)
+        });
+        std::iter::once(self.first).chain(more)
+    }
+}
+
+impl Times {
+    /// Heap size.
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Shared(times) => times.capacity() * 8,
+            Self::Private(deltas) => deltas.bytes.capacity(),
+        }
+    }
 }
 
 /// The times of the open or a closed chunk of a series: a stretch of a column.
@@ -51,10 +105,23 @@ impl Position {
 
 impl Columns {
     /// The times of a stretch.
-    pub fn times(&self, position: Position) -> &[i64] {
-        match self.columns.get(position.column as usize) {
-            Some(column) => &column.times[position.first as usize..][..position.count as usize],
-            None => &[],
+    pub fn times(&self, position: Position) -> Cow<'_, [i64]> {
+        let (first, count) = (position.first as usize, position.count as usize);
+        match self.columns.get(position.column as usize).map(|column| &column.times) {
+            Some(Times::Shared(times)) => Cow::Borrowed(&times[first..][..count]),
+            Some(Times::Private(deltas)) => deltas.iter().skip(first).take(count).collect(),
+            None => Cow::Borrowed(&[]),
+        }
+    }
+
+    /// The first time of a stretch.
+    pub fn first_time(&self, position: Position) -> Option<i64> {
+        if position.count == 0 {
+            return None;
+        }
+        match &self.columns.get(position.column as usize)?.times {
+            Times::Shared(times) => times.get(position.first as usize).copied(),
+            Times::Private(deltas) => deltas.iter().nth(position.first as usize),
         }
     }
 
@@ -62,44 +129,57 @@ impl Columns {
     #[inline]
     pub fn append(&mut self, position: &mut Position, timestamp: i64) {
         let next = (position.first + position.count) as usize;
-        if let Some(column) = self.columns.get_mut(position.column as usize) {
-            match column.times.get(next) {
+        match self.columns.get_mut(position.column as usize).map(|column| &mut column.times) {
+            Some(Times::Shared(times)) => match times.get(next) {
                 Some(&time) if time == timestamp => {
                     position.count += 1;
                     position.alone = 0;
                     return;
                 }
-                None if column.times.last().is_none_or(|&last| last < timestamp) => {
-                    self.push(position, timestamp);
+                None if times.last().is_none_or(|&last| last < timestamp) => {
+                    self.push_shared(position, timestamp);
                     return;
                 }
                 _ => {}
+            },
+            // Its series stands at its end: there is no other, and what is appended is newer.
+            Some(Times::Private(deltas)) => {
+                let before = deltas.bytes.capacity();
+                deltas.push(timestamp);
+                self.times_bytes += deltas.bytes.capacity() - before;
+                self.n_times += 1;
+                position.count += 1;
+                return;
             }
+            None => {}
         }
         self.change_column(position, timestamp);
     }
 
-    fn push(&mut self, position: &mut Position, timestamp: i64) {
+    fn push_shared(&mut self, position: &mut Position, timestamp: i64) {
         let number = position.column;
         let column = &mut self.columns[number as usize];
-        let before = column.times.last().copied();
-        column.times.push(timestamp);
+        let Times::Shared(times) = &mut column.times else { unreachable!("the caller has seen it shared") };
+        let before = times.last().copied();
+        let capacity = times.capacity();
+        times.push(timestamp);
+        self.times_bytes += 8 * (times.capacity() - capacity);
         self.n_times += 1;
         position.count += 1;
-        if column.private {
-            return;
-        }
         if let Some(before) = before
             && self.by_last.get(&before) == Some(&number)
         {
             self.by_last.remove(&before);
         }
         position.alone = if column.users == 1 { position.alone + 1 } else { 0 };
-        if position.alone >= PUSHES_ALONE {
-            column.private = true;
-        } else {
+        if position.alone < PUSHES_ALONE {
             self.by_last.insert(timestamp, number);
+            return;
         }
+        let private = Times::Private(Deltas::new(times));
+        self.times_bytes += private.size_bytes();
+        self.times_bytes -= column.times.size_bytes();
+        column.times = private;
     }
 
     /// The series went another way than its column: it joins one that went the same way, or gets a
@@ -108,27 +188,34 @@ impl Columns {
     fn change_column(&mut self, position: &mut Position, timestamp: i64) {
         let own = self.times(*position);
         let join = self.by_last.get(&timestamp).copied().filter(|&other| {
-            let (_, before) = self.columns[other as usize].times.split_last().expect("columns hold times");
-            other != position.column && before.ends_with(own)
+            let Times::Shared(times) = &self.columns[other as usize].times else { return false };
+            let (_, before) = times.split_last().expect("columns hold times");
+            other != position.column && before.ends_with(&own)
         });
+        let mut times = Vec::new();
+        if join.is_none() {
+            times.reserve_exact(own.len() + 8);
+            times.extend_from_slice(&own);
+            times.push(timestamp);
+        }
+        drop(own);
         if let Some(old) = self.columns.get_mut(position.column as usize) {
             old.users -= 1;
         }
         if let Some(number) = join {
             let column = &mut self.columns[number as usize];
+            let Times::Shared(times) = &column.times else { unreachable!("only shared ones are joined") };
             column.users += 1;
             position.column = number;
             position.count += 1;
-            position.first = column.times.len() as u32 - position.count;
+            position.first = times.len() as u32 - position.count;
             position.alone = 0;
             return;
         }
-        let mut times = Vec::with_capacity(position.count as usize + 8);
-        times.extend_from_slice(self.times(*position));
-        times.push(timestamp);
         self.n_times += times.len();
+        self.times_bytes += times.capacity() * 8;
         let number = u32::try_from(self.columns.len()).expect("fewer columns than series in a shard");
-        self.columns.push(Column { times, users: 1, private: false });
+        self.columns.push(Column { times: Times::Shared(times), users: 1 });
         self.by_last.insert(timestamp, number);
         *position = Position { column: number, first: 0, count: position.count + 1, alone: 0 };
     }
@@ -138,7 +225,15 @@ impl Columns {
     /// # Panics
     /// If there is no such column.
     pub fn copy(&self, column: u32) -> Arc<Vec<i64>> {
-        Arc::new(self.columns[column as usize].times.clone())
+        Arc::new(match &self.columns[column as usize].times {
+            Times::Shared(times) => times.clone(),
+            Times::Private(deltas) => deltas.iter().collect(),
+        })
+    }
+
+    /// Whether only one series uses the column, now and later.
+    fn is_private(&self, column: u32) -> bool {
+        matches!(self.columns[column as usize].times, Times::Private(_))
     }
 
     /// How many columns there are.
@@ -153,16 +248,18 @@ impl Columns {
 
     /// Estimated heap size.
     pub fn size_bytes(&self) -> usize {
-        // A Vec that doubles is three quarters full on average.
-        self.n_times * 8 * 4 / 3
-            + self.columns.capacity() * size_of::<Column>()
-            + self.by_last.capacity() * 17
+        self.times_bytes + self.columns.capacity() * size_of::<Column>() + self.by_last.capacity() * 17
     }
 }
 
 /// Columns that a reader has copied; every series that shares one gets the same `Arc`.
 #[derive(Default)]
-pub struct CopiedColumns(HashMap<(u32, u32), Arc<Vec<i64>>, Xxh3DefaultBuilder>);
+pub struct CopiedColumns {
+    shared: HashMap<(u32, u32), Arc<Vec<i64>>, Xxh3DefaultBuilder>,
+    /// The last one of a single series, which may have more chunks in it. Nobody else asks for it, and
+    /// all of them together would take more than the table.
+    private: Option<((u32, u32), Arc<Vec<i64>>)>,
+}
 
 impl CopiedColumns {
     /// The copy of a column of a shard, made if it is the first time or the copy is too short.
@@ -178,12 +275,20 @@ impl CopiedColumns {
     ) -> Result<Arc<Vec<i64>>, Stop> {
         let key = (shard, position.column);
         let needed = (position.first + position.count) as usize;
-        if let Some(copy) = self.0.get(&key).filter(|copy| copy.len() >= needed) {
+        let known = match &self.private {
+            Some((private, copy)) if *private == key => Some(copy),
+            _ => self.shared.get(&key),
+        };
+        if let Some(copy) = known.filter(|copy| copy.len() >= needed) {
             return Ok(Arc::clone(copy));
         }
         charge(needed * 8)?;
         let copy = columns.copy(position.column);
-        self.0.insert(key, Arc::clone(&copy));
+        if columns.is_private(position.column) {
+            self.private = Some((key, Arc::clone(&copy)));
+        } else {
+            self.shared.insert(key, Arc::clone(&copy));
+        }
         Ok(copy)
     }
 }
@@ -226,6 +331,13 @@ mod tests {
         assert!(columns.by_last.is_empty());
         assert_eq!(columns.times(a)[99], 990);
         assert_eq!(columns.times(b)[99], 991);
+        assert_eq!((columns.first_time(a), columns.first_time(b)), (Some(0), Some(1)));
+        // Two bytes would do for differences from 128 on, one for these; shared times take eight.
+        assert!(columns.times_bytes < 100 * 2 * 2, "{} bytes", columns.times_bytes);
+        let second = a.next_chunk();
+        a = second;
+        columns.append(&mut a, 5000);
+        assert_eq!((&*columns.times(a), columns.first_time(a)), (&[5000][..], Some(5000)));
         // A newcomer cannot join a private column, and begins its own.
         let mut c = Position::EMPTY;
         columns.append(&mut c, 990);
@@ -241,7 +353,7 @@ mod tests {
         a = a.next_chunk();
         columns.append(&mut b, 2);
         columns.append(&mut a, 2);
-        assert_eq!((columns.times(a), columns.times(b)), (&[2][..], &[1, 2][..]));
+        assert_eq!((&*columns.times(a), &*columns.times(b)), (&[2][..], &[1, 2][..]));
         assert_eq!(columns.n_columns(), 1);
     }
 }

@@ -374,14 +374,14 @@ impl TableShard {
     /// First and last time of a series, `None` if it has no sample.
     pub fn time_range(&self, ordinal: u32) -> Option<(i64, i64)> {
         let series = &self.series[ordinal as usize];
-        let open = self.columns.times(series.position).first().copied();
+        let open = self.columns.first_time(series.position);
         let Some(extra) = self.extra(series) else {
             return open.map(|first| (first, series.last));
         };
-        let closed = extra.closed.first().and_then(|(_, position)| self.columns.times(*position).first());
-        let late = extra.late.first_key_value().map(|(time, _)| time);
-        let histogram = extra.histograms.first().map(|point| &point.timestamp);
-        let first = [closed, late, histogram].into_iter().flatten().copied().chain(open).min()?;
+        let closed = extra.closed.first().and_then(|(_, position)| self.columns.first_time(*position));
+        let late = extra.late.first_key_value().map(|(&time, _)| time);
+        let histogram = extra.histograms.first().map(|point| point.timestamp);
+        let first = [closed, late, histogram].into_iter().flatten().chain(open).min()?;
         // The newest sample of a series always came in order.
         Some((first, series.last))
     }

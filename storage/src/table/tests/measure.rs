@@ -50,6 +50,21 @@ fn value(series: usize, round: i64) -> f64 {
     }
 }
 
+/// What a table takes when no two series have a time in common: the values are constant, so it is the
+/// times that count.
+fn measure_times_of_their_own(options: &Options) {
+    const N_SERIES: i64 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (set, _) = TableSet::open(setup(dir.path(), options.clone()), &[]).unwrap();
+    let all: Vec<Labels> = (0..N_SERIES).map(|i| labels(&format!("__name__=own,series=s{i}"))).collect();
+    for round in 0..ROUNDS {
+        for (index, series) in all.iter().enumerate() {
+            append(&set, series, &[float(round * 15_000 + index as i64, 1.0)]).unwrap();
+        }
+    }
+    println!("tables, own times: {:.0} B/series", set.stats().tables_bytes as f64 / N_SERIES as f64);
+}
+
 #[test]
 #[ignore = "a measurement: run it alone and in release"]
 fn measure_append_of_known_series() {
@@ -94,6 +109,7 @@ fn measure_append_of_known_series() {
     println!("tables: {:.0} B/series", stats.tables_bytes as f64 / N_SERIES as f64);
     println!("registry: {:.0} B/series", stats.registry_bytes as f64 / N_SERIES as f64);
     drop(set);
+    measure_times_of_their_own(&options);
     let started = Instant::now();
     let (set, report) = TableSet::open(setup(dir.path(), options), &[]).unwrap();
     let seconds = started.elapsed().as_secs_f64();
