@@ -252,13 +252,16 @@ impl Columns {
     }
 }
 
+/// Shard and column.
+type ColumnKey = (u32, u32);
+
 /// Columns that a reader has copied; every series that shares one gets the same `Arc`.
 #[derive(Default)]
 pub struct CopiedColumns {
-    shared: HashMap<(u32, u32), Arc<Vec<i64>>, Xxh3DefaultBuilder>,
+    shared: HashMap<ColumnKey, Arc<Vec<i64>>, Xxh3DefaultBuilder>,
     /// The last one of a single series, which may have more chunks in it. Nobody else asks for it, and
     /// all of them together would take more than the table.
-    private: Option<((u32, u32), Arc<Vec<i64>>)>,
+    private: Option<(ColumnKey, Arc<Vec<i64>>)>,
 }
 
 impl CopiedColumns {
