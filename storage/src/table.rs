@@ -185,6 +185,15 @@ pub struct TableStats {
     pub sync_durations: Durations,
 }
 
+/// Makes room for `count` more in a vector that grows with the series: a long one by an eighth, since the
+/// half that doubling leaves empty is memory of each series.
+fn reserve_tight<T>(all: &mut Vec<T>, count: usize) {
+    const LONG: usize = 1024;
+    if all.len() >= LONG && all.capacity() - all.len() < count {
+        all.reserve_exact(count.max(all.len() / 8));
+    }
+}
+
 impl TableSet {
     /// Opens the set: replays the logs but those in `covered`, which are in blocks and go, and goes on
     /// where they end.

@@ -293,6 +293,7 @@ impl RegistryShard {
             self.entries[local as usize] = entry;
             local
         } else {
+            super::reserve_tight(&mut self.entries, 1);
             self.entries.push(entry);
             (self.entries.len() - 1) as u32
         };
@@ -355,6 +356,7 @@ impl LabelArena {
         let full = InvalidLabels::Encoding("the label sets of a shard take more than 4 GiB");
         let at = u32::try_from(self.bytes.len()).map_err(|_| full.clone())?;
         let len = u32::try_from(symbols.len()).map_err(|_| full)?;
+        super::reserve_tight(&mut self.bytes, symbols.len());
         self.bytes.extend_from_slice(symbols);
         Ok((at, len))
     }

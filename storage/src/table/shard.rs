@@ -169,6 +169,7 @@ impl TableShard {
         }
         let page = self.pages[page_index].get_or_insert_with(|| Box::new([0; PAGE_SLOTS]));
         page[slot as usize % PAGE_SLOTS] = ordinal + 1;
+        super::reserve_tight(&mut self.series, 1);
         self.series.push(Series {
             slot,
             extra: NO_EXTRA,

@@ -21,7 +21,7 @@ pub struct Aliases {
     parts: [RwLock<Part>; N_PARTS],
 }
 
-/// Open addressing with linear probing; never more than three quarters full.
+/// Open addressing with linear probing; from half to three quarters full.
 #[derive(Default)]
 struct Part {
     entries: Vec<Entry>,
@@ -84,7 +84,12 @@ fn part_of(hash: &Hash128) -> usize {
 
 impl Part {
     fn place(&self, hash: &Hash128) -> usize {
-        hash[0] as usize & self.entries.len().wrapping_sub(1)
+        // The hash as a fraction of 2^64: any number of places will do, so that growing need not double.
+        ((u128::from(hash[0]) * self.entries.len() as u128) >> 64) as usize
+    }
+
+    fn next(&self, place: usize) -> usize {
+        if place + 1 == self.entries.len() { 0 } else { place + 1 }
     }
 
     fn get(&self, hash: &Hash128) -> Option<SeriesRef> {
@@ -100,7 +105,7 @@ impl Part {
             if entry.hash == *hash {
                 return Some(SeriesRef { slot: entry.slot, generation: entry.generation });
             }
-            place = (place + 1) & (self.entries.len() - 1);
+            place = self.next(place);
         }
     }
 
@@ -119,7 +124,7 @@ impl Part {
             self.len = 0;
             return;
         }
-        let size = (self.entries.len() * 2).max(64);
+        let size = (self.entries.len() * 3 / 2).max(64);
         for entry in std::mem::replace(&mut self.entries, vec![EMPTY; size]) {
             if entry.generation != 0 {
                 self.put(entry);
@@ -138,7 +143,7 @@ impl Part {
                 *entry = new;
                 return is_new;
             }
-            place = (place + 1) & (self.entries.len() - 1);
+            place = self.next(place);
         }
     }
 }
