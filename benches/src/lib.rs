@@ -3,6 +3,7 @@
 
 pub mod classes;
 pub mod fleet;
+pub mod grid;
 pub mod http;
 pub mod process;
 pub mod recording;

@@ -1,0 +1,65 @@
+//! Whole queries: PromQL text in, a value out, through the engine and the store, and the value as JSON.
+//!
+//! Data: 50 targets of 100 counters and gauges and two classic histograms of eleven buckets (6,100
+//! series), a scrape each 15 s for six hours, in three sealed blocks of two hours; read often, so from
+//! caches. Range queries ask for the last hour but one, a step a minute; two threads.
+//!
+//! ```sh
+//! cargo bench --workspace --bench query
+//! ```
+
+use chronolith::api::json;
+use chronolith_benches::grid::{Grid, INTERVAL_MS, START_MS, fill, open};
+use chronolith_query::{Engine, EngineOptions, NoControl, QueryOutput, QueryRequest};
+use chronolith_storage::db::Db;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+const N_SCRAPES: i64 = 1440;
+
+fn run(engine: &Engine, db: &Db, text: &str, range: bool) -> QueryOutput {
+    let last = START_MS + (N_SCRAPES - 1) * INTERVAL_MS;
+    let end = last - 3_600_000;
+    let start = if range { end - 3_600_000 } else { end };
+    let request = QueryRequest { text, start, end, interval_ms: 60_000, range, lookback_delta_ms: None };
+    engine.execute(db, &request, &NoControl).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn queries(c: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let db = open(folder.path());
+    fill(&db, &Grid::new(50, 100, 2), 0..N_SCRAPES);
+    let engine = Engine::new(EngineOptions { threads: 2, ..EngineOptions::default() });
+
+    let mut group = c.benchmark_group("query");
+    group.sample_size(20);
+    for (name, text, range) in [
+        ("sum_by_rate_range", "sum by (job) (rate(metric_042_total[5m]))", true),
+        ("sum_by_rate_instant", "sum by (job) (rate(metric_042_total[5m]))", false),
+        ("raw_range", "metric_042_total", true),
+        ("raw_instant_6100_series", r#"{job=~".+"}"#, false),
+        (
+            "histogram_quantile_range",
+            "histogram_quantile(0.9, sum by (le, job) (rate(seconds_0_bucket[5m])))",
+            true,
+        ),
+        ("topk_range", "topk(5, metric_042_total)", true),
+        ("count_of_everything_range", r#"count by (job) ({__name__=~"metric_.*"})"#, true),
+    ] {
+        group.bench_function(name, |b| b.iter(|| run(&engine, &db, text, range).stats.samples_read));
+    }
+    let output = run(&engine, &db, r#"{__name__=~"metric_0[0-4].*"}"#, true);
+    let mut out = Vec::new();
+    json::result(&mut out, &output.value);
+    group.throughput(Throughput::Bytes(out.len() as u64));
+    group.bench_function("json_of_2500_series_61_steps", |b| {
+        b.iter(|| {
+            out.clear();
+            json::result(&mut out, &output.value);
+            out.len()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, queries);
+criterion_main!(benches);
