@@ -29,11 +29,10 @@ fn tables(path: &Path) -> Arc<TableSet> {
         log_dir: path.to_owned(),
         fs: Arc::new(RealFs),
         secret: [3; 32],
-        covered: Vec::new(),
         next_number: 1,
         newest: None,
     };
-    TableSet::open(setup).expect("tables open in a new folder").0
+    TableSet::open(setup, &[]).expect("tables open in a new folder").0
 }
 
 /// The requests of scrape after scrape; what was appended is sealed away, or dropped, every 480 scrapes.

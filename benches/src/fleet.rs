@@ -11,6 +11,9 @@ use chronolith_wire::exposition::{Entry, Format, Parser};
 use chronolith_wire::remote_write::v1;
 use std::collections::HashMap;
 
+/// How far apart two neighbouring hosts are in the recording. A prime, so that they meet late.
+const PAGES_BETWEEN_HOSTS: usize = 53;
+
 /// What is sent.
 #[derive(Debug)]
 pub struct Fleet {
@@ -100,7 +103,10 @@ impl Fleet {
                     let timestamp = schedule.start
                         + i64::from(scrape) * schedule.interval
                         + spread.rem_euclid(schedule.interval);
-                    let page = &target.pages[scrape as usize % target.pages.len()];
+                    // And is at another place of the recording: copies that are equal at every scrape
+                    // would compress as no fleet does.
+                    let page = (scrape as usize + host as usize * PAGES_BETWEEN_HOSTS) % target.pages.len();
+                    let page = &target.pages[page];
                     for (value, labels) in page.iter().zip(encoded) {
                         let Some(value) = *value else { continue };
                         let at = batch.samples.len() as u32;

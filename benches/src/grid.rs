@@ -17,7 +17,7 @@ pub const INTERVAL_MS: i64 = 15_000;
 pub const REQUEST_SAMPLES: usize = 2_000;
 
 /// Series by target, then metric: `metric_NNN_total{instance,job,zone}`, and where asked for a classic
-/// histogram of eleven buckets instead of every tenth metric.
+/// histogram of eleven buckets beside the metrics.
 #[derive(Debug)]
 pub struct Grid {
     series: Vec<Vec<u8>>,
