@@ -173,6 +173,7 @@ impl TileReader {
         }
         found.sort_unstable();
         let columns = self.columns_of(&tiles, &found)?;
+        let n_before = out.runs.len();
         let mut n_unchecked = 0;
         for chunk in found {
             let open = &mut tiles[chunk.tile as usize];
@@ -190,7 +191,18 @@ impl TileReader {
                 n_unchecked = 0;
             }
         }
-        Ok(())
+        self.check_order(&out.runs[n_before..])
+    }
+
+    /// Chunks of a series follow each other in time, which every reader relies on.
+    fn check_order(&self, runs: &[Run]) -> Result<(), StorageError> {
+        let overlap = |pair: &&[Run]| {
+            pair[0].series == pair[1].series && pair[0].times.times().last() >= pair[1].times.times().first()
+        };
+        match runs.windows(2).find(overlap) {
+            Some(_) => Err(StorageError::corrupt(self.name(), "chunks of a series overlap in time")),
+            None => Ok(()),
+        }
     }
 
     fn open(&self, key: &[u8], value: Vec<u8>) -> Result<OpenTile, StorageError> {
