@@ -370,6 +370,9 @@ impl LogFs for Memory {
     fn remove_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
+    fn link(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }

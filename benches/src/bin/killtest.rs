@@ -227,7 +227,7 @@ fn start_server(
     .into();
     let mut process = Process::start(&args.server, &arguments, authority.clone(), &root.join("server.log"))
         .map_err(|e| e.to_string())?;
-    process.wait_until_ready("/-/ready", Duration::from_secs(60))?;
+    process.wait_until_ready("/-/ready", Duration::from_secs(180))?;
     *shared.authority.lock().expect("no writer panicked") = authority;
     Ok(process)
 }
