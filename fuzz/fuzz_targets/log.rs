@@ -439,6 +439,7 @@ fn damaged_file(bytes: &[u8]) {
         match reader.next_frame() {
             Next::Frame(header, body) => found.push((header.table, header.counter, body)),
             Next::End => break,
+            Next::Unreadable(error) => panic!("memory reads: {error}"),
             Next::Bad(_) => {
                 if !reader.skip_to_frame() {
                     break;
