@@ -94,8 +94,7 @@ impl Labels {
     }
 }
 
-/// `{a="b", c="d"}` with the metric name in front of the braces where there is one and it is a
-/// legacy name, as Prometheus prints label sets in errors and logs.
+/// As [`write_labels`]: `{__name__="up", a="b"}`.
 impl fmt::Display for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_labels(f, self.iter())

@@ -210,7 +210,7 @@ fn start_server(
     shared: &Shared,
 ) -> Result<Process, String> {
     let authority = format!("127.0.0.1:{}", free_port());
-    let sync = ["grouped", "always"][random.below(4).min(1) as usize ^ 1];
+    let sync = if random.below(4) == 0 { "always" } else { "grouped" };
     let window = "2m";
     let budget = ["64MB", "128MB", "256MB"][random.below(3) as usize];
     let arguments: Vec<String> = [
