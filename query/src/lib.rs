@@ -8,6 +8,7 @@ mod eval;
 pub mod functions;
 pub mod go_format;
 pub mod limits;
+pub mod oracle;
 pub mod parser;
 
 mod plan;
