@@ -20,7 +20,7 @@ use chronolith_storage::index::{Postings, resolve};
 use chronolith_storage::kv::MemoryKv;
 use chronolith_storage::kv::keys::BlockId;
 use chronolith_storage::part::{ColumnSlice, Part, Run, RunValues};
-use chronolith_storage::read::snapshot;
+use chronolith_storage::read::{Bounds, snapshot};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -181,8 +181,8 @@ fn regex(name: &str, pattern: &str) -> Matcher {
 
 fn selecting(c: &mut Criterion) {
     let parts: Vec<Arc<dyn Part>> = (1..=4).map(|number| Arc::new(block(number)) as Arc<dyn Part>).collect();
-    let one: Arc<dyn Snapshot> = snapshot(parts[..1].to_vec(), Vec::new());
-    let four: Arc<dyn Snapshot> = snapshot(parts, Vec::new());
+    let one: Arc<dyn Snapshot> = snapshot(parts[..1].to_vec(), Bounds::default());
+    let four: Arc<dyn Snapshot> = snapshot(parts, Bounds::default());
     let metric = [Matcher::equal("__name__", "metric_007_total")];
     let mut group = c.benchmark_group("select");
     for (name, store, matchers) in [

@@ -21,6 +21,9 @@ pub enum Stop {
     /// A memory or sample budget would be exceeded. The text names the limit and its flag.
     #[error("{0}")]
     OverBudget(String),
+    /// The store needs the space of blocks that retention or a merge has replaced and this query reads.
+    #[error("query was canceled: the disk is full and the query reads blocks that are to be dropped")]
+    Revoked,
 }
 
 /// Why series could not be read.

@@ -52,6 +52,7 @@ impl From<Stop> for QueryError {
             Stop::Cancelled => Self::Cancelled(IN_EVALUATION.to_owned()),
             Stop::TimedOut => Self::Timeout(IN_EVALUATION.to_owned()),
             Stop::OverBudget(text) => Self::OverBudget(text),
+            Stop::Revoked => Self::Storage(stop.to_string()),
         }
     }
 }

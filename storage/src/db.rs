@@ -26,6 +26,7 @@ use crate::kv::store::Store;
 use crate::log::syncer::Syncer;
 use crate::metrics::{Cardinality, DbStatus, LostRange, StorageMetrics};
 use crate::options::{Options, WalSync};
+use crate::read::lease::Leases;
 use crate::table::{TableSet, TableSetup};
 use arc_swap::ArcSwap;
 use background::Signal;
@@ -66,6 +67,8 @@ struct Inner {
     ballast: Ballast,
     directory: DataDirectory,
     drops: Arc<DropQueue>,
+    /// What queries hold of blocks.
+    leases: Arc<Leases>,
     ids: BlockIds,
     /// Held by whoever changes which blocks and deletions there are.
     commit: Mutex<()>,
@@ -325,6 +328,7 @@ impl Inner {
             ballast,
             directory,
             drops,
+            leases: Arc::default(),
             commit: Mutex::new(()),
             sealing: Mutex::new(()),
             compacting: Mutex::new(()),

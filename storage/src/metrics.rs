@@ -149,6 +149,8 @@ pub struct StorageMetrics {
     pub retention_time_drops: u64,
     /// Blocks dropped because the store was too large.
     pub retention_size_drops: u64,
+    /// Queries ended because the disk was full and they read blocks that are to be dropped.
+    pub revoked_queries: u64,
     /// Retention time now, 0 if there is none.
     pub retention_time_ms: i64,
     /// Retention size now, 0 if there is none.

@@ -211,6 +211,21 @@ pub struct Run {
     pub first_of_chunk: bool,
 }
 
+impl Run {
+    fn cut_front(&mut self, n_cut: usize) {
+        let from = n_cut as u32;
+        self.times = self.times.slice(from, self.times.count - from);
+        match &mut self.values {
+            RunValues::Constant(_) => {}
+            RunValues::Floats(range) | RunValues::Histograms(range) => range.start += n_cut,
+        }
+        if let Some(times) = &mut self.start_timestamps {
+            *times = times[n_cut..].into();
+        }
+        self.first_of_chunk = true;
+    }
+}
+
 /// Values of a run. Staleness markers are among them, bit for bit.
 #[derive(Clone, Debug)]
 pub enum RunValues {
@@ -223,6 +238,16 @@ pub enum RunValues {
 }
 
 impl RunBuffer {
+    /// Leaves out the samples before `oldest`. A run may become empty.
+    pub(crate) fn cut_before(&mut self, oldest: i64) {
+        for run in &mut self.runs {
+            let n_cut = run.times.times().partition_point(|&time| time < oldest);
+            if n_cut > 0 {
+                run.cut_front(n_cut);
+            }
+        }
+    }
+
     /// Empties the buffer and keeps its memory.
     pub fn clear(&mut self) {
         self.runs.clear();

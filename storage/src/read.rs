@@ -4,6 +4,7 @@
 pub mod columns;
 mod hints;
 mod labels;
+pub mod lease;
 pub mod merge;
 mod samples;
 mod select;
@@ -18,41 +19,67 @@ use chronolith_model::queryable::{
     Estimate, LabelQuery, QueryContext, ReadError, Select, SelectedSeries, Snapshot,
 };
 use chronolith_model::{Labels, Matcher};
+use lease::{Lease, Leased};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// One version of the store from its parts, in any order. `warnings` tell what it cannot serve.
-pub fn snapshot(mut parts: Vec<Arc<dyn Part>>, warnings: Vec<String>) -> Arc<dyn Snapshot> {
-    parts.sort_by_key(|part| part.precedence());
-    Arc::new(StoreSnapshot { parts, warnings })
+/// One version of the store from its parts, in any order.
+pub fn snapshot(parts: Vec<Arc<dyn Part>>, bounds: Bounds) -> Arc<dyn Snapshot> {
+    Arc::new(StoreSnapshot::new(parts, bounds))
+}
+
+/// What a version of the store shows of its parts.
+#[derive(Debug)]
+pub struct Bounds {
+    /// Samples before it are not seen, although a block or table still holds them.
+    pub oldest: i64,
+    /// The store may take back the blocks while the version is held; without a lease it cannot.
+    pub lease: Option<Arc<Lease>>,
+    /// What the parts cannot serve.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { oldest: i64::MIN, lease: None, warnings: Vec::new() }
+    }
 }
 
 /// Parts of one version of the store.
 struct StoreSnapshot {
     // Invariant: ascending by precedence.
     parts: Vec<Arc<dyn Part>>,
-    warnings: Vec<String>,
+    bounds: Bounds,
 }
 
 impl StoreSnapshot {
-    fn overlapping(&self, mint: i64, maxt: i64) -> impl Iterator<Item = &dyn Part> {
-        overlapping(&self.parts, mint, maxt)
+    fn new(mut parts: Vec<Arc<dyn Part>>, bounds: Bounds) -> Self {
+        parts.sort_by_key(|part| part.precedence());
+        Self { parts, bounds }
+    }
+
+    fn leased<'q>(&'q self, cx: &'q dyn QueryContext) -> Leased<'q> {
+        Leased::new(self.bounds.lease.as_deref(), cx)
+    }
+
+    /// A look-up of what is old enough to be gone finds nothing of it.
+    fn cut<'q>(&self, query: &LabelQuery<'q>) -> LabelQuery<'q> {
+        LabelQuery { mint: query.mint.max(self.bounds.oldest), ..*query }
     }
 }
 
 /// The parts that have a sample in the range, or may.
 fn overlapping(parts: &[Arc<dyn Part>], mint: i64, maxt: i64) -> impl Iterator<Item = &dyn Part> {
-    parts
-        .iter()
-        .map(|part| &**part)
-        .filter(move |part| part.time_range().is_some_and(|(first, last)| first <= maxt && mint <= last))
+    let overlaps = move |(first, last)| mint <= maxt && first <= maxt && mint <= last;
+    parts.iter().map(|part| &**part).filter(move |part| part.time_range().is_some_and(overlaps))
 }
 
 impl Snapshot for StoreSnapshot {
     fn estimate(&self, select: &Select<'_>) -> Result<Estimate, ReadError> {
-        let wanted = PartSelect { matchers: select.matchers, mint: select.mint, maxt: select.maxt };
+        let mint = select.mint.max(self.bounds.oldest);
+        let wanted = PartSelect { matchers: select.matchers, mint, maxt: select.maxt };
         let mut total = Estimate::default();
-        for part in self.overlapping(select.mint, select.maxt) {
+        for part in overlapping(&self.parts, mint, select.maxt) {
             let estimate = part.estimate(&wanted)?;
             total.n_series = total.n_series.saturating_add(estimate.n_series);
             total.n_samples = total.n_samples.saturating_add(estimate.n_samples);
@@ -66,20 +93,25 @@ impl Snapshot for StoreSnapshot {
         select: &Select<'_>,
         cx: &dyn QueryContext,
     ) -> Result<Arc<dyn SelectedSeries>, ReadError> {
+        let select = &Select { mint: select.mint.max(self.bounds.oldest), ..select.clone() };
         let wanted = PartSelect { matchers: select.matchers, mint: select.mint, maxt: select.maxt };
+        let cx = &self.leased(cx);
         let mut parts = Vec::new();
-        for part in self.overlapping(select.mint, select.maxt) {
+        for part in overlapping(&self.parts, select.mint, select.maxt) {
             cx.check()?;
             let series = part.select(&wanted, cx)?;
             if !series.is_empty() {
                 parts.push(series);
             }
         }
-        Ok(Arc::new(select::Selected::new(parts, select, self.warnings.clone(), cx)?))
+        Ok(Arc::new(select::Selected::new(parts, select, &self.bounds, cx)?))
     }
 
     fn label_names(&self, query: &LabelQuery<'_>, cx: &dyn QueryContext) -> Result<Vec<String>, ReadError> {
-        labels::collect(&self.parts, query, cx, &mut |part, select, sink| part.label_names(select, cx, sink))
+        let cx = &self.leased(cx);
+        labels::collect(&self.parts, &self.cut(query), cx, &mut |part, select, sink| {
+            part.label_names(select, cx, sink)
+        })
     }
 
     fn label_values(
@@ -88,7 +120,8 @@ impl Snapshot for StoreSnapshot {
         query: &LabelQuery<'_>,
         cx: &dyn QueryContext,
     ) -> Result<Vec<String>, ReadError> {
-        labels::collect(&self.parts, query, cx, &mut |part, select, sink| {
+        let cx = &self.leased(cx);
+        labels::collect(&self.parts, &self.cut(query), cx, &mut |part, select, sink| {
             part.label_values(name, select, cx, sink)
         })
     }
@@ -98,10 +131,11 @@ impl Snapshot for StoreSnapshot {
             .iter()
             .filter_map(|part| part.time_range())
             .reduce(|(first, last), (mint, maxt)| (first.min(mint), last.max(maxt)))
+            .map(|(first, last)| (first.max(self.bounds.oldest).min(last), last))
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
+        self.bounds.warnings.clone()
     }
 }
 

@@ -29,7 +29,10 @@ struct Run {
     model: Content,
     /// What deletions took: the store may still know the newest sample of a series.
     deleted: Content,
+    /// The greatest timestamp ever taken in.
     newest: i64,
+    /// The limit of retention when it was the latest: older blocks may have been dropped since.
+    certain: i64,
     history: Vec<String>,
 }
 
@@ -55,6 +58,7 @@ fn run(seed: u64) {
         model: Content::new(),
         deleted: Content::new(),
         newest: i64::MIN,
+        certain: i64::MIN,
         history: Vec::new(),
     };
     for step in 0..N_STEPS {
@@ -75,7 +79,9 @@ impl Run {
         match self.random.below(100) {
             0..55 => self.append(),
             55..62 => {
-                let ahead = self.random.below(3 * WINDOW_MS as u64) as i64;
+                // Seldom so far that much of what is stored gets too old.
+                let most = if self.random.chance(10) { RETENTION_MS } else { 3 * WINDOW_MS };
+                let ahead = self.random.below(most as u64) as i64;
                 self.now += ahead;
                 self.clock.set(self.now);
                 assert!(self.db().tick());
@@ -229,27 +235,39 @@ impl Run {
                 return Err(format!("{matchers:?} {mint} to {maxt}: {difference}"));
             }
         }
-        let oldest = self.oldest();
+        self.certain = self.certain.max(self.oldest(self.db()));
         let jobs = support::label_values(self.db(), "job");
-        for (labels, _) in support::filter(&self.model, &[], oldest, i64::MAX) {
-            if !jobs.contains(labels.get("job").unwrap_or("")) {
-                return Err(format!("label values lack the job of {labels}"));
-            }
+        let expected = support::filter(&self.model, &[], self.certain, i64::MAX);
+        if let Some(labels) = expected.keys().find(|labels| !jobs.contains(labels.get("job").unwrap_or(""))) {
+            return Err(format!("label values lack the job of {labels}"));
         }
         Ok(())
     }
 
-    /// Older samples may be there or not: retention drops whole blocks.
-    fn oldest(&self) -> i64 {
-        self.newest.saturating_sub(RETENTION_MS)
+    /// The limit of retention, from the greatest timestamp that `db` stores. It goes back if that is deleted
+    /// for good, and nobody but the store knows when.
+    fn oldest(&self, db: &Db) -> i64 {
+        let stored = db.status().time_range.map_or(i64::MIN, |range| range.1);
+        let live = self.model.values().filter_map(|samples| samples.last_key_value()).map(|(&time, _)| time);
+        assert!(live.max().unwrap_or(i64::MIN) <= stored);
+        assert!(stored <= self.newest);
+        stored.saturating_sub(RETENTION_MS)
     }
 
+    /// From the limit of retention on a query finds exactly what the model holds, and nothing before it.
     fn difference(&self, db: &Db, matchers: &[Matcher], mint: i64, maxt: i64) -> Option<String> {
-        let mint = mint.max(self.oldest());
         let found = match support::read(db, matchers, mint, maxt) {
             Ok(found) => found,
             Err(error) => return Some(error.to_string()),
         };
-        support::difference(&found, &support::filter(&self.model, matchers, mint, maxt))
+        let oldest = self.oldest(db);
+        let mut expected = support::filter(&self.model, matchers, mint.max(oldest), maxt);
+        for (labels, samples) in &mut expected {
+            let found = found.get(labels);
+            let is_found = |timestamp: &i64| found.is_some_and(|found| found.contains_key(timestamp));
+            // The limit has gone back; what was older than it once may be dropped.
+            samples.retain(|timestamp, _| *timestamp >= self.certain || is_found(timestamp));
+        }
+        support::difference(&found, &expected)
     }
 }

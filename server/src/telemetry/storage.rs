@@ -202,6 +202,12 @@ pub fn write(out: &mut Exposition, m: &StorageMetrics) {
             float(m.seals_failed),
         ),
         (
+            "chronolith_storage_revoked_queries_total",
+            "Queries ended because the disk was full and they read blocks that are to be dropped.",
+            Counter,
+            float(m.revoked_queries),
+        ),
+        (
             "chronolith_storage_compaction_conflicts_total",
             "Samples that lost to an earlier one of the same timestamp in a compaction.",
             Counter,

@@ -106,6 +106,7 @@ impl Inner {
                 true
             }
             Err(error) => {
+                self.make_room();
                 tracing::error!(error = error_chain(&error), "sealing failed, trying again");
                 false
             }
@@ -127,7 +128,7 @@ impl Inner {
                 true
             }
             Err(error) => {
-                self.ballast.free();
+                self.make_room();
                 tracing::error!(error = error_chain(&error), "cannot take samples yet, trying again in 5 s");
                 false
             }

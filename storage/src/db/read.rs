@@ -2,30 +2,53 @@
 
 use super::Inner;
 use crate::error::StorageError;
+use crate::kv::pins::BlockPin;
 use crate::metrics::Cardinality;
 use crate::part::Part;
+use crate::read::Bounds;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{HistogramNeed, Projection, ReadError, Select, Snapshot, Unlimited};
 use chronolith_model::symbols::{Symbol, SymbolTable};
 use chronolith_model::{Labels, Matcher};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Inner {
     /// All parts there are now, tables first.
     fn parts(&self) -> Vec<Arc<dyn Part>> {
+        self.pinned().0
+    }
+
+    /// All parts and the blocks among them.
+    fn pinned(&self) -> (Vec<Arc<dyn Part>>, Vec<Arc<BlockPin>>) {
         // Tables before blocks: a table that is sealed in between is then seen twice, which reads
         // resolve, and never missed.
         let mut parts = self.tables.pins();
-        parts.extend(self.version.load().parts());
-        parts
+        let version = self.version.load();
+        parts.extend(version.parts());
+        (parts, version.pins().collect())
     }
 
     pub fn pin(&self) -> Result<Arc<dyn Snapshot>, ReadError> {
         if self.interrupts.is_stopped() {
             return Err(StorageError::Closed.into());
         }
-        Ok(crate::read::snapshot(self.parts(), self.warnings()))
+        let (parts, pins) = self.pinned();
+        let lease = self.leases.grant(pins);
+        let bounds = Bounds { oldest: self.oldest(&parts), lease: Some(lease), warnings: self.warnings() };
+        Ok(crate::read::snapshot(parts, bounds))
+    }
+
+    /// What is older than retention allows, measured from the greatest timestamp in `parts`, is not shown:
+    /// the block that holds it may go at any time.
+    fn oldest(&self, parts: &[Arc<dyn Part>]) -> i64 {
+        let retention = self.retention_time_ms.load(Ordering::Relaxed);
+        let newest = parts.iter().filter_map(|part| part.time_range()).map(|range| range.1).max();
+        match newest {
+            Some(newest) if retention > 0 => newest.saturating_sub(retention),
+            _ => i64::MIN,
+        }
     }
 
     /// What cannot be served, in words.
@@ -54,7 +77,9 @@ impl Inner {
         mint: i64,
         maxt: i64,
     ) -> Result<Vec<(Labels, Vec<Exemplar>)>, StorageError> {
-        crate::read::exemplars(&self.parts(), matcher_sets, mint, maxt, &Unlimited::default())
+        let parts = self.parts();
+        let mint = mint.max(self.oldest(&parts));
+        crate::read::exemplars(&parts, matcher_sets, mint, maxt, &Unlimited::default())
     }
 
     /// Metadata by metric family name: of all families, or of one. What was written last comes first.
@@ -85,7 +110,7 @@ impl Inner {
     /// Where the series in memory are; at most `limit` entries a list.
     pub fn cardinality(&self, limit: usize) -> Result<Cardinality, ReadError> {
         let context = Unlimited::default();
-        let tables = crate::read::snapshot(self.tables.pins(), Vec::new());
+        let tables = crate::read::snapshot(self.tables.pins(), Bounds::default());
         let select = Select {
             matchers: &[],
             mint: i64::MIN,

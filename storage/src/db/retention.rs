@@ -5,6 +5,10 @@ use super::version::Block;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// A disk with less space counts as full: a seal of two million samples writes some 1 MB, a new manifest of
+/// RocksDB 16 MB.
+const FULL_BELOW_BYTES: u64 = 32 << 20;
+
 impl Inner {
     /// Applies both limits. Age is measured from the greatest stored timestamp, not from the clock, so
     /// that recorded and simulated streams keep what they hold.
@@ -28,6 +32,27 @@ impl Inner {
             self.counters.retention_time_drops.add(old.len() as u64);
             self.counters.retention_size_drops.add(excess.len() as u64);
             self.replace(&[old, excess].concat(), None);
+        }
+        self.reap();
+    }
+
+    /// Gives back what space there is, after memory could not be sealed: the ballast, and if that was not
+    /// enough, blocks that retention no longer keeps, and of those and merged ones what queries still read.
+    /// One query is ended a call, the oldest, because that may do; the caller tries again.
+    pub fn make_room(&self) {
+        self.ballast.free();
+        if self.ballast.free_bytes().is_some_and(|free| free < FULL_BELOW_BYTES) {
+            self.give_space_back();
+        }
+    }
+
+    fn give_space_back(&self) {
+        self.enforce_retention();
+        if self.leases.revoke_oldest() {
+            self.counters.revoked_queries.increment();
+            tracing::warn!(
+                "the disk is full: ended the oldest query that reads blocks which are to be dropped"
+            );
         }
         self.reap();
     }
@@ -58,5 +83,86 @@ impl Inner {
             excess.push(block);
         }
         excess
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::db::Db;
+    use crate::options::{ManualClock, Options};
+    use chronolith_model::Labels;
+    use chronolith_model::append::{AppendBatch, BatchSeries, Sample, SeriesKey};
+    use chronolith_model::queryable::{
+        HistogramNeed, Projection, Queryable, ReadError, SampleBatch, Select, Snapshot, Stop, Unlimited,
+    };
+    use std::sync::Arc;
+
+    const WINDOW_MS: i64 = 10_000;
+
+    fn append(db: &Db, timestamp: i64) {
+        let labels = Labels::from_pairs([("__name__", "m")]).unwrap();
+        let mut batch = AppendBatch::default();
+        batch.samples.push(Sample { timestamp, value: 1.0, start_timestamp: 0 });
+        let key = SeriesKey::Labels(&labels);
+        batch.series.push(BatchSeries { key, samples: 0..1, histograms: 0..0, exemplars: 0..0 });
+        assert_eq!(db.append(&batch, false).unwrap().samples_written, 1);
+    }
+
+    fn read(snapshot: &dyn Snapshot) -> Result<usize, ReadError> {
+        let select = Select {
+            matchers: &[],
+            mint: i64::MIN,
+            maxt: i64::MAX,
+            lookups: None,
+            values: true,
+            histograms: HistogramNeed::Full,
+            start_timestamps: false,
+            labels: Projection::All,
+        };
+        let cx = Unlimited::default();
+        let series = snapshot.select(&select, &cx)?;
+        let mut batch = SampleBatch::default();
+        series.read(0..series.len(), &mut batch, &cx)?;
+        Ok(batch.series.iter().map(|series| series.timestamps.times.len()).sum())
+    }
+
+    #[test]
+    fn on_a_full_disk_the_oldest_query_of_dropped_blocks_ends_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            window_ms: WINDOW_MS,
+            retention_time_ms: 0,
+            background: false,
+            ballast_bytes: Some(0),
+            clock: Arc::new(ManualClock::new(5 * WINDOW_MS)),
+            ..Options::default()
+        };
+        let db = Db::open(folder.path(), options).unwrap();
+        for window in 0..4 {
+            append(&db, window * WINDOW_MS);
+            db.flush().unwrap();
+        }
+        let (first, second) = (db.pin().unwrap(), db.pin().unwrap());
+        db.inner.give_space_back();
+        assert_eq!(read(&*first).unwrap(), 4, "nothing waits to be dropped");
+
+        db.set_retention(0, 1);
+        db.enforce_retention();
+        let n_files = || db.inner.store.blocks().unwrap().len();
+        assert_eq!(n_files(), 4, "queries hold them");
+        let unaffected = db.pin().unwrap();
+        db.inner.give_space_back();
+        let ended = read(&*first).unwrap_err();
+        assert!(matches!(&ended, ReadError::Stop(Stop::Revoked)));
+        assert!(ended.to_string().contains("the disk is full"), "{ended}");
+        assert_eq!(read(&*second).unwrap(), 4);
+        db.inner.give_space_back();
+        db.inner.give_space_back();
+        assert!(read(&*second).is_err());
+        assert_eq!(read(&*unaffected).unwrap(), 0);
+        assert_eq!(db.metrics().revoked_queries, 2);
+        drop((first, second));
+        db.inner.reap();
+        assert_eq!(n_files(), 0);
     }
 }

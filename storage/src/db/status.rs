@@ -18,6 +18,7 @@ pub(crate) struct Counters {
     pub retention_time_drops: Counter,
     pub retention_size_drops: Counter,
     pub deletions: Counter,
+    pub revoked_queries: Counter,
     pub reopened: Counter,
 }
 
@@ -99,6 +100,7 @@ impl Inner {
             blocks_mint: version.time_range().map(|range| range.0),
             retention_time_drops: counters.retention_time_drops.get(),
             retention_size_drops: counters.retention_size_drops.get(),
+            revoked_queries: counters.revoked_queries.get(),
             retention_time_ms: self.retention_time_ms.load(Ordering::Relaxed),
             retention_size_bytes: self.retention_size_bytes.load(Ordering::Relaxed),
             deletions: counters.deletions.get(),

@@ -113,6 +113,10 @@ impl Version {
         self.blocks.iter().map(|block| Arc::clone(&block.part) as Arc<dyn Part>)
     }
 
+    pub fn pins(&self) -> impl Iterator<Item = Arc<BlockPin>> + '_ {
+        self.blocks.iter().map(|block| Arc::clone(&block.pin))
+    }
+
     pub fn size_bytes(&self) -> u64 {
         self.blocks.iter().map(|block| block.size_bytes).sum()
     }

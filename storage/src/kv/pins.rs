@@ -26,6 +26,11 @@ impl BlockPin {
         self.id
     }
 
+    /// Whether the block is dropped when the last pin goes.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::SeqCst)
+    }
+
     /// Has the block dropped when the last pin goes.
     pub fn doom(&self) {
         self.doomed.store(true, Ordering::SeqCst);

@@ -1,7 +1,9 @@
 //! The series of one selector over all parts.
 
+use super::Bounds;
 use super::columns::{LastPlan, PlanCache, Stretch};
 use super::hints::Hints;
+use super::lease::{Lease, Leased};
 use super::merge::{Merged, merge};
 use super::samples::{Piece, Wanted, append_series};
 use crate::error::StorageError;
@@ -11,6 +13,7 @@ use chronolith_model::queryable::{
 };
 use chronolith_model::symbols::Symbol;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Series read at once at most: parts without tiles, such as a small open table among large blocks,
 /// must not make one huge piece of work.
@@ -28,6 +31,8 @@ pub(super) struct Selected {
     projected: Option<Projected>,
     read: PartRead,
     plans: PlanCache,
+    oldest: i64,
+    lease: Option<Arc<Lease>>,
     warnings: Vec<String>,
 }
 
@@ -45,7 +50,7 @@ impl Selected {
     pub(super) fn new(
         parts: Vec<Box<dyn PartSeries>>,
         select: &Select<'_>,
-        warnings: Vec<String>,
+        bounds: &Bounds,
         cx: &dyn QueryContext,
     ) -> Result<Self, StorageError> {
         let n_sources: usize = parts.iter().map(|part| part.len() as usize).sum();
@@ -63,7 +68,17 @@ impl Selected {
             histograms: select.histograms,
             start_timestamps: select.start_timestamps,
         };
-        Ok(Self { parts, merged, partitions, projected, read, plans: PlanCache::default(), warnings })
+        Ok(Self {
+            parts,
+            merged,
+            partitions,
+            projected,
+            read,
+            plans: PlanCache::default(),
+            oldest: bounds.oldest,
+            lease: bounds.lease.clone(),
+            warnings: bounds.warnings.clone(),
+        })
     }
 
     fn part_labels(&self, index: u32) -> &[(Symbol, Symbol)] {
@@ -83,7 +98,9 @@ impl Selected {
         for (part, range) in wanted.iter().enumerate() {
             scratch.buffers[part].clear();
             if !range.is_empty() {
-                self.parts[part].read(range.clone(), &self.read, &mut scratch.buffers[part], cx)?;
+                let buffer = &mut scratch.buffers[part];
+                self.parts[part].read(range.clone(), &self.read, buffer, cx)?;
+                buffer.cut_before(self.oldest);
             }
         }
         let size_bytes = scratch.buffers.iter().map(buffer_bytes).sum();
@@ -180,6 +197,7 @@ impl SelectedSeries for Selected {
     }
 
     fn read(&self, range: Range<u32>, out: &mut SampleBatch, cx: &dyn QueryContext) -> Result<(), ReadError> {
+        let cx = &Leased::new(self.lease.as_deref(), cx);
         let mut scratch = Scratch {
             buffers: std::iter::repeat_with(RunBuffer::default).take(self.parts.len()).collect(),
             hints: Hints::new(self.read.histograms, self.read.mint),

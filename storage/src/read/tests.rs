@@ -329,10 +329,19 @@ fn model(parts: &[MemoryPart]) -> Vec<(Labels, Samples)> {
 
 proptest! {
     #[test]
-    fn reading_agrees_with_a_map(parts in memory_parts(), cuts in vec(0u32..40, 0..4)) {
-        let expected = model(&parts);
+    fn reading_agrees_with_a_map(
+        parts in memory_parts(),
+        cuts in vec(0u32..40, 0..4),
+        oldest in prop_oneof![Just(i64::MIN), -50i64..400],
+    ) {
+        let mut expected = model(&parts);
+        for (_, samples) in &mut expected {
+            samples.retain(|&time, _| time >= oldest);
+        }
+        expected.retain(|(_, samples)| !samples.is_empty());
         let cx = Unlimited::default();
-        let selected = snapshot(shared(&parts), Vec::new()).select(&everything(&[]), &cx).unwrap();
+        let bounds = Bounds { oldest, ..Bounds::default() };
+        let selected = snapshot(shared(&parts), bounds).select(&everything(&[]), &cx).unwrap();
         prop_assert_eq!(selected.len() as usize, expected.len());
         let mut covered = 0;
         for range in selected.partitions() {
@@ -375,7 +384,7 @@ proptest! {
     fn presence_knows_times_and_staleness(parts in memory_parts()) {
         let cx = Unlimited::default();
         let select = Select { values: false, histograms: HistogramNeed::None, ..everything(&[]) };
-        let selected = snapshot(shared(&parts), Vec::new()).select(&select, &cx).unwrap();
+        let selected = snapshot(shared(&parts), Bounds::default()).select(&select, &cx).unwrap();
         let mut batch = SampleBatch::default();
         selected.read(0..selected.len(), &mut batch, &cx).unwrap();
         prop_assert!(batch.values.is_empty());
@@ -389,7 +398,12 @@ proptest! {
     }
 
     #[test]
-    fn label_look_ups_are_sorted_and_cut(parts in memory_parts(), mint in -50i64..400, limit in 0usize..6) {
+    fn label_look_ups_are_sorted_and_cut(
+        parts in memory_parts(),
+        mint in -50i64..400,
+        limit in 0usize..6,
+        oldest in prop_oneof![Just(i64::MIN), -50i64..400],
+    ) {
         let cx = Unlimited::default();
         let sets = [vec![Matcher::equal("__name__", "m1")], vec![Matcher::equal("a", "v2")]];
         let query = LabelQuery { matcher_sets: &sets, mint, maxt: mint + 60, limit };
@@ -397,14 +411,15 @@ proptest! {
         for part in &parts {
             for (labels, samples) in &part.series {
                 let matches = labels.metric_name() == "m1" || labels.get("a") == Some("v2");
-                if matches && samples.range(mint..=mint + 60).next().is_some() {
+                if matches && samples.range(mint..=mint + 60).any(|(&time, _)| time >= oldest) {
                     values.extend(labels.get("__name__").map(str::to_owned));
                 }
             }
         }
         let most = if limit == 0 { usize::MAX } else { limit + 1 };
         let expected: Vec<String> = values.into_iter().take(most).collect();
-        let found = snapshot(shared(&parts), Vec::new()).label_values("__name__", &query, &cx).unwrap();
+        let bounds = Bounds { oldest, ..Bounds::default() };
+        let found = snapshot(shared(&parts), bounds).label_values("__name__", &query, &cx).unwrap();
         prop_assert_eq!(found, expected);
     }
 }
@@ -425,7 +440,7 @@ fn series_with_the_same_times_in_all_parts_get_the_same_column() {
     newer.push(float_series("d", "x", &second));
     let parts = [MemoryPart::new(1, series(&first), 100), MemoryPart::new(2, newer, 100)];
     let cx = Unlimited::default();
-    let selected = snapshot(shared(&parts), Vec::new()).select(&everything(&[]), &cx).unwrap();
+    let selected = snapshot(shared(&parts), Bounds::default()).select(&everything(&[]), &cx).unwrap();
     let mut batch = SampleBatch::default();
     // Two calls, as two workers would make them.
     selected.read(0..2, &mut batch, &cx).unwrap();
@@ -441,7 +456,10 @@ fn projection_keeps_or_drops_labels() {
     let parts = [MemoryPart::new(1, vec![float_series("a", "x", &[1]), float_series("b", "y", &[1])], 9)];
     let cx = Unlimited::default();
     let names = ["instance".to_owned(), "unknown".to_owned()];
-    let store = snapshot(shared(&parts), vec!["block 7 is missing".to_owned()]);
+    let store = snapshot(
+        shared(&parts),
+        Bounds { warnings: vec!["block 7 is missing".to_owned()], ..Bounds::default() },
+    );
     let only = store.select(&Select { labels: Projection::Only(&names), ..everything(&[]) }, &cx).unwrap();
     let without =
         store.select(&Select { labels: Projection::Without(&names), ..everything(&[]) }, &cx).unwrap();
@@ -468,7 +486,7 @@ fn hints_from(mint: i64, parts: Vec<Vec<(i64, Value)>>, need: HistogramNeed) -> 
     let cx = Unlimited::default();
     let everything = everything(&[]);
     let select = Select { histograms: need, mint: mint.max(everything.mint), ..everything };
-    let selected = snapshot(shared(&parts), Vec::new()).select(&select, &cx).unwrap();
+    let selected = snapshot(shared(&parts), Bounds::default()).select(&select, &cx).unwrap();
     let mut batch = SampleBatch::default();
     selected.read(0..1, &mut batch, &cx).unwrap();
     if need == HistogramNeed::Stats {
@@ -639,7 +657,7 @@ impl QueryContext for Limited {
 #[test]
 fn queries_stop_when_told_to() {
     let parts = [MemoryPart::new(1, vec![float_series("a", "x", &[1])], 9)];
-    let store = snapshot(shared(&parts), Vec::new());
+    let store = snapshot(shared(&parts), Bounds::default());
     let query = LabelQuery { matcher_sets: &[], mint: 0, maxt: 9, limit: 0 };
     for (cancelled, stop) in
         [(true, Stop::Cancelled), (false, Stop::OverBudget("nothing is left".to_owned()))]

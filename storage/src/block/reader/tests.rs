@@ -7,7 +7,7 @@ use crate::chunk::Effort;
 use crate::kv::MemoryKv;
 use crate::kv::keys::BlockId;
 use crate::part::{ColumnSlice, Run, RunValues};
-use crate::read::snapshot;
+use crate::read::{Bounds, snapshot};
 use chronolith_model::Labels;
 use chronolith_model::append::Exemplar;
 use chronolith_model::labels::block_order;
@@ -226,7 +226,7 @@ proptest! {
         }
         for part in [part, reopened] {
             let parts: Vec<Arc<dyn Part>> = vec![Arc::new(open(kv.clone(), &header)), Arc::new(part.clone())];
-            let store = snapshot(parts, Vec::new());
+            let store = snapshot(parts, Bounds::default());
             for (matchers, (mint, maxt)) in &queries {
                 prop_assert_eq!(
                     read_all(&*store, matchers, *mint, *maxt),
@@ -247,7 +247,7 @@ proptest! {
         series in series_maps(), (mint, maxt) in times(), matchers in matcher_lists(),
     ) {
         let (kv, header) = written(1, &series);
-        let store = snapshot(vec![Arc::new(open(kv, &header))], Vec::new());
+        let store = snapshot(vec![Arc::new(open(kv, &header))], Bounds::default());
         let cx = Unlimited::default();
         let sets = [matchers.clone()];
         let query = LabelQuery { matcher_sets: &sets, mint, maxt, limit: 0 };
@@ -290,7 +290,7 @@ proptest! {
             kv.records.remove(&key);
         }
         let part: Arc<dyn Part> = Arc::new(open(kv, &header));
-        let store = snapshot(vec![Arc::clone(&part)], Vec::new());
+        let store = snapshot(vec![Arc::clone(&part)], Bounds::default());
         let cx = Unlimited::default();
         for matchers in [vec![], vec![Matcher::new(MatchOp::Regex, "job", "a.*").unwrap()]] {
             if let Ok(selected) = store.select(&select(&matchers, 0, i64::MAX), &cx) {
@@ -312,7 +312,7 @@ fn errors_name_the_block_and_the_record() {
     let (mut kv, header) = written(0xab, &BTreeMap::from([(labels, Samples::from([(1000, 1.0)]))]));
     let key = keys::key(header.block_id(), Kind::Series, &[0; 4]);
     kv.records.insert(key, vec![0xff]);
-    let store = snapshot(vec![Arc::new(open(kv, &header))], Vec::new());
+    let store = snapshot(vec![Arc::new(open(kv, &header))], Bounds::default());
     let error = store.select(&select(&[], 0, i64::MAX), &Unlimited::default()).err().unwrap();
     assert_eq!(
         error.to_string(),
@@ -343,7 +343,7 @@ fn one_series_of_many_is_found_with_its_labels() {
     let labels = |at: u32| Labels::from_pairs([("__name__", "m"), ("pod", &format!("pod-{at}"))]).unwrap();
     let series = (0..500).map(|at| (labels(at), Samples::from([(1000, f64::from(at))]))).collect();
     let (kv, header) = written(1, &series);
-    let store = snapshot(vec![Arc::new(open(kv, &header))], Vec::new());
+    let store = snapshot(vec![Arc::new(open(kv, &header))], Bounds::default());
     let found = read_all(&*store, &[Matcher::equal("pod", "pod-77")], 0, 9000);
     assert_eq!(found, [(labels(77), vec![(1000, 77f64.to_bits())])]);
     let found = read_all(&*store, &[], 0, 9000);
@@ -361,7 +361,7 @@ fn series_scraped_together_share_their_column_over_blocks() {
         let (kv, header) = written(id, &series);
         Arc::new(open(kv, &header)) as Arc<dyn Part>
     };
-    let store = snapshot(vec![block(1, 0), block(2, 400_000)], Vec::new());
+    let store = snapshot(vec![block(1, 0), block(2, 400_000)], Bounds::default());
     let cx = Unlimited::default();
     let selected = store.select(&select(&[], 0, i64::MAX), &cx).unwrap();
     assert!(selected.partitions().len() > 1);
