@@ -70,6 +70,20 @@ impl Features {
             start_timestamps: true,
         }
     }
+
+    /// The feature that a name given to `--enable-feature` stands for.
+    pub fn by_flag(&mut self, name: &str) -> Option<&mut bool> {
+        Some(match name {
+            "promql-experimental-functions" => &mut self.experimental_functions,
+            "promql-duration-expr" => &mut self.duration_expressions,
+            "promql-extended-range-selectors" => &mut self.extended_range_selectors,
+            "promql-binop-fill-modifiers" => &mut self.fill_modifiers,
+            "promql-delayed-name-removal" => &mut self.delayed_name_removal,
+            "type-and-unit-labels" => &mut self.type_and_unit_labels,
+            "use-start-timestamps" => &mut self.start_timestamps,
+            _ => return None,
+        })
+    }
 }
 
 impl Default for EngineOptions {

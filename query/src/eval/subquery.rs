@@ -1,12 +1,11 @@
 //! Functions over subqueries: rows of an inner grid are the samples of windows of an outer grid.
 
 use super::batch::{Batch, Grid};
-use super::window::{OwnedPoints, SeriesPoints, WindowCall, WindowPlan};
+use super::window::{NotedMetric, OwnedPoints, SeriesPoints, WindowCall, WindowPlan};
 use super::{ColumnMap, Cx, Operator, OutSeries};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::functions::ColumnValues;
-use chronolith_model::symbols::Symbol;
 use chronolith_model::{CounterResetHint, FloatHistogram};
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ pub(crate) struct SubqueryWindows {
     series: Vec<OutSeries>,
     batch: Batch,
     scratch: Vec<f64>,
-    noted: Option<Symbol>,
+    noted: Option<NotedMetric>,
     notes: Annotations,
 }
 

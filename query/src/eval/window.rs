@@ -50,13 +50,16 @@ pub(crate) struct WindowCall {
     pub(crate) counts_reads: bool,
 }
 
+/// What tells whether a metric is a counter: its name and its type.
+pub(crate) type NotedMetric = (Symbol, Symbol);
+
 /// What a worker keeps between rows.
 #[derive(Default)]
 pub(crate) struct WindowScratch {
     last: LastPlan<WindowPlan>,
     values: Vec<f64>,
-    /// The metric that was last noted not to be a counter.
-    noted: Option<Symbol>,
+    /// The metric that was last looked at, whether it is a counter.
+    noted: Option<NotedMetric>,
 }
 
 /// The samples of one series, apart by kind, staleness markers removed.
@@ -132,7 +135,7 @@ impl WindowCall {
         &self,
         cx: &Cx<'_>,
         scratch: &mut Vec<f64>,
-        noted: &mut Option<Symbol>,
+        noted: &mut Option<NotedMetric>,
         points: &SeriesPoints<'_>,
         plan: &WindowPlan,
         labels: &SymbolPairs,
@@ -160,9 +163,12 @@ impl WindowCall {
         out.finish();
         let has_floats = out.present.iter().any(|&word| word != 0);
         batch.set_histograms(row, histograms);
-        if has_floats && self.function.expects_counter() && *noted != Some(name) {
-            *noted = Some(name);
-            note_non_counter(cx, labels, name, &mut notes);
+        if has_floats && self.function.expects_counter() {
+            let metric = (name, value_of(labels, cx.names.kind));
+            if *noted != Some(metric) {
+                *noted = Some(metric);
+                note_non_counter(cx, metric, &mut notes);
+            }
         }
         Ok(())
     }
@@ -323,13 +329,13 @@ fn store(value: Option<SampleValue>, step: usize, out: &mut RowMut<'_>, histogra
 /// Notes a metric that does not look like a counter.
 ///
 /// Source: Prometheus v3.14, `promql/engine.go`, `eval`.
-fn note_non_counter(cx: &Cx<'_>, labels: &SymbolPairs, name: Symbol, notes: &mut SeriesNotes<'_>) {
+fn note_non_counter(cx: &Cx<'_>, (name, kind): NotedMetric, notes: &mut SeriesNotes<'_>) {
     let name = cx.store.symbols.resolve(name);
     if name.is_empty() {
         return;
     }
     if cx.features.type_and_unit_labels {
-        let type_label = cx.store.symbols.resolve(value_of(labels, cx.names.kind));
+        let type_label = cx.store.symbols.resolve(kind);
         if &*type_label != "counter" && &*type_label != "histogram" {
             notes.add(Annotation::PossibleNonCounterLabel { name, type_label });
         }

@@ -25,9 +25,9 @@ pub fn unary(function: Function) -> Option<fn(f64) -> f64> {
         Function::Sinh => f64::sinh,
         Function::Cosh => f64::cosh,
         Function::Tanh => f64::tanh,
-        Function::Asinh => f64::asinh,
-        Function::Acosh => f64::acosh,
-        Function::Atanh => f64::atanh,
+        Function::Asinh => asinh,
+        Function::Acosh => acosh,
+        Function::Atanh => atanh,
         Function::Deg => |value| value * 180.0 / std::f64::consts::PI,
         Function::Rad => |value| value * std::f64::consts::PI / 180.0,
         Function::Sgn => sign,
@@ -43,6 +43,56 @@ fn sign(value: f64) -> f64 {
     } else {
         value
     }
+}
+
+/// From here on the logarithm of twice the value is the whole result, to the last digit.
+const LARGE: f64 = (1_u64 << 28) as f64;
+
+/// Finite for every finite value, which `f64::asinh` is not: it squares.
+///
+/// Source: Go 1.24, `math/asinh.go`.
+fn asinh(value: f64) -> f64 {
+    let x = value.abs();
+    let result = if x > LARGE {
+        x.ln() + std::f64::consts::LN_2
+    } else if x > 2.0 {
+        (2.0 * x + 1.0 / ((x * x + 1.0).sqrt() + x)).ln()
+    } else if x < 1.0 / LARGE {
+        x
+    } else {
+        (x + x * x / (1.0 + (1.0 + x * x).sqrt())).ln_1p()
+    };
+    result.copysign(value)
+}
+
+/// Source: Go 1.24, `math/acosh.go`.
+fn acosh(x: f64) -> f64 {
+    if x >= LARGE {
+        x.ln() + std::f64::consts::LN_2
+    } else if x > 2.0 {
+        (2.0 * x - 1.0 / (x + (x * x - 1.0).sqrt())).ln()
+    } else if x >= 1.0 {
+        let t = x - 1.0;
+        (t + (2.0 * t + t * t).sqrt()).ln_1p()
+    } else {
+        f64::NAN
+    }
+}
+
+/// Source: Go 1.24, `math/atanh.go`.
+fn atanh(value: f64) -> f64 {
+    let x = value.abs();
+    let result = if x > 1.0 {
+        return f64::NAN;
+    } else if x < 1.0 / LARGE {
+        x
+    } else if x < 0.5 {
+        let double = x + x;
+        0.5 * (double + double * x / (1.0 - x)).ln_1p()
+    } else {
+        0.5 * ((x + x) / (1.0 - x)).ln_1p()
+    };
+    result.copysign(value)
 }
 
 /// `+`, `-`, `*`, `/`, `%`, `^` and `atan2`; `None` for the other operators.

@@ -3,6 +3,7 @@
 //! Lines are trimmed; a comment counts as an empty line, and an empty line ends a block. A query that does not
 //! parse is a mistake of the script, also where the evaluation is expected to fail.
 
+use crate::engine::Features;
 use crate::go_format::parse_number;
 use crate::parser::{self, ParserOptions, SeriesValue};
 use chronolith_model::Labels;
@@ -12,6 +13,9 @@ use regex::Regex;
 /// A test script.
 #[derive(Clone, Debug)]
 pub struct Script {
+    /// The parts of the language that are on: [`Features::scripts`], except where a comment of the script says
+    /// otherwise, such as `# feature promql-delayed-name-removal off`.
+    pub features: Features,
     /// What it does, in order.
     pub commands: Vec<Command>,
 }
@@ -185,6 +189,7 @@ impl Script {
     pub fn parse(text: &str) -> Result<Self, ScriptError> {
         let trimmed = text.lines().map(str::trim).map(|line| if line.starts_with('#') { "" } else { line });
         let mut lines = Lines { lines: trimmed.collect(), next: 0 };
+        let features = features(text)?;
         let mut commands = Vec::new();
         while lines.next < lines.lines.len() {
             let Some(line) = lines.next_of_block() else {
@@ -204,8 +209,29 @@ impl Script {
             };
             commands.push(Command { line: number, kind });
         }
-        Ok(Self { commands })
+        Ok(Self { features, commands })
     }
+}
+
+/// The comments that switch features on and off.
+fn features(text: &str) -> Result<Features, ScriptError> {
+    let mut features = Features::scripts();
+    for (at, line) in text.lines().enumerate() {
+        let Some(setting) = line.trim().strip_prefix("# feature ") else {
+            continue;
+        };
+        let fail = |message: String| Err(ScriptError { line: at + 1, message });
+        let (name, on) = match setting.trim().split_once(' ') {
+            Some((name, "on")) => (name, true),
+            Some((name, "off")) => (name, false),
+            _ => return fail(format!("expected a feature and \"on\" or \"off\", got {setting:?}")),
+        };
+        match features.by_flag(name) {
+            Some(feature) => *feature = on,
+            None => return fail(format!("unknown feature {name:?}")),
+        }
+    }
+    Ok(features)
 }
 
 /// The first word of a line, and the rest without spaces in front.
