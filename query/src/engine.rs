@@ -55,6 +55,8 @@ pub struct Features {
     pub type_and_unit_labels: bool,
     /// `use-start-timestamps`: start timestamps of samples tell counter resets.
     pub start_timestamps: bool,
+    /// `promql-per-step-stats`: statistics are kept by step as well.
+    pub per_step_stats: bool,
 }
 
 impl Features {
@@ -68,6 +70,7 @@ impl Features {
             delayed_name_removal: true,
             type_and_unit_labels: false,
             start_timestamps: true,
+            per_step_stats: false,
         }
     }
 
@@ -81,6 +84,7 @@ impl Features {
             "promql-delayed-name-removal" => &mut self.delayed_name_removal,
             "type-and-unit-labels" => &mut self.type_and_unit_labels,
             "use-start-timestamps" => &mut self.start_timestamps,
+            "promql-per-step-stats" => &mut self.per_step_stats,
             _ => return None,
         })
     }
@@ -278,6 +282,7 @@ impl Engine {
             batch_rows: self.options.batch_rows,
             max_samples: self.options.max_samples,
         };
+        let per_step = self.options.features.per_step_stats;
         let mut run = Run {
             builder: Builder {
                 cx: &cx,
@@ -287,16 +292,12 @@ impl Engine {
             },
             grid,
             range: request.range,
-            scope: Scope::new(),
+            scope: Scope::new(grid.n_steps, per_step),
         };
         let value = run.value(&plan)?;
         let (mut warnings, infos) = run.builder.notes.render(request.text, MAX_ANNOTATIONS, MAX_ANNOTATIONS);
         warnings.append(&mut run.builder.store_warnings);
-        let stats = QueryStats {
-            total_queryable_samples: run.scope.total(),
-            samples_read: run.scope.read(),
-            peak_samples: budget.peak_samples() as u64,
-        };
+        let stats = run.scope.stats(&grid, budget.peak_samples() as u64, per_step);
         Ok(QueryOutput { value, warnings, infos, stats })
     }
 }
@@ -330,7 +331,7 @@ impl Run<'_, '_> {
             }
             PlanKind::Subquery { inner, range_ms, step_ms, time } => {
                 let inner_grid = subquery_grid(&grid, *time, *range_ms, *step_ms);
-                let operator = self.builder.subquery(inner, inner_grid, &self.scope)?;
+                let operator = self.builder.subquery(inner, inner_grid, self.scope.whole_subquery())?;
                 return self.matrix(operator, inner_grid).map(Value::Matrix);
             }
             _ => {}

@@ -19,5 +19,5 @@ pub mod value;
 pub use engine::{Engine, EngineOptions, Features, QueryOutput, QueryRequest};
 pub use error::QueryError;
 pub use limits::{Control, NoControl};
-pub use stats::QueryStats;
+pub use stats::{PerStepStats, QueryStats};
 pub use value::{InstantSample, RangeSeries, SampleValue, Value};

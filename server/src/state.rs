@@ -144,6 +144,7 @@ fn engine_options(settings: &Settings, config: &Config) -> EngineOptions {
             delayed_name_removal: has("promql-delayed-name-removal"),
             type_and_unit_labels: has("type-and-unit-labels"),
             start_timestamps: has("use-start-timestamps"),
+            per_step_stats: has("promql-per-step-stats"),
         },
         ..EngineOptions::default()
     }

@@ -113,10 +113,8 @@ impl Builder<'_, '_> {
         if place.grid.n_steps == 1 {
             return self.build(inner, place);
         }
-        let once = Place {
-            grid: Grid::instant(place.grid.start),
-            scope: place.scope.times(place.grid.n_steps as u64),
-        };
+        let once =
+            Place { grid: Grid::instant(place.grid.start), scope: place.scope.invariant(place.grid.n_steps) };
         Ok(match self.build(inner, &once)? {
             Node::Vector(operator) => Node::Vector(Box::new(Spread::new(operator, place.grid))),
             Node::Scalar(values) => {
@@ -193,11 +191,11 @@ impl Builder<'_, '_> {
         };
         let selected = self.select(&select)?;
         let series = self.series_of(&*selected)?;
-        let scope = place.scope.clone();
         if smoothed {
-            let source = Smoothed { grid, time, lookback_ms: lookback, span: selector.span, scope };
+            let source = Smoothed { grid, time, lookback_ms: lookback, span: selector.span };
             return Ok(Box::new(Leaf::new(cx, selected, source, grid, series)));
         }
+        let scope = place.scope.clone();
         let source = Lookup { grid, time, lookback_ms: lookback, wanted, scope, plans: PlanCache::default() };
         Ok(Box::new(Leaf::new(cx, selected, source, grid, series)))
     }
@@ -616,7 +614,18 @@ impl Builder<'_, '_> {
             }
             Ranged::Subquery { inner, range_ms, step_ms, time } => {
                 let call = WindowCall { time, range_ms, counts_reads: false, ..call };
-                self.subquery_windows(function, inner, step_ms, call, place)?
+                let inner_grid = subquery_grid(&grid, time, range_ms, step_ms);
+                let scope = match time {
+                    DataTime::Step { offset_ms } => {
+                        place.scope.subquery(&grid, &inner_grid, offset_ms, range_ms)
+                    }
+                    // The first step reads what all steps look at.
+                    DataTime::Fixed(_) => place.scope.invariant(grid.n_steps).inside_subquery(),
+                };
+                let operator = self.subquery(inner, inner_grid, scope)?;
+                let mut series = operator.series().to_vec();
+                drop_names(cx, function, &mut series);
+                Box::new(SubqueryWindows::new(operator, inner_grid, call, series))
             }
         };
         if function == Function::AbsentOverTime {
@@ -662,28 +671,13 @@ impl Builder<'_, '_> {
         Ok(Box::new(Leaf::new(cx, selected, source, grid, series)))
     }
 
-    fn subquery_windows(
-        &mut self,
-        function: Function,
-        inner: &Plan,
-        step_ms: i64,
-        call: WindowCall,
-        place: &Place,
-    ) -> Built {
-        let inner_grid = subquery_grid(&place.grid, call.time, call.range_ms, step_ms);
-        let operator = self.subquery(inner, inner_grid, &place.scope.times(0))?;
-        let mut series = operator.series().to_vec();
-        drop_names(self.cx, function, &mut series);
-        Ok(Box::new(SubqueryWindows::new(operator, inner_grid, call, series)))
-    }
-
     /// The operators below a subquery.
-    pub(crate) fn subquery(&mut self, inner: &Plan, grid: Grid, scope: &Scope) -> Built {
+    pub(crate) fn subquery(&mut self, inner: &Plan, grid: Grid, scope: Scope) -> Built {
         if grid.n_steps == 0 {
             let (series, rows) = (Vec::new(), Rows::default());
             return Ok(Box::new(Kept { grid, series, rows, at: 0, notes: Annotations::default() }));
         }
-        self.vector(inner, &Place { grid, scope: scope.clone() })
+        self.vector(inner, &Place { grid, scope })
     }
 
     /// The series of a range selector, for a query that asks for nothing else.

@@ -1,7 +1,7 @@
 //! Instant selectors: the last sample at or before each step.
 
 use super::Cx;
-use super::batch::{Batch, Grid, HistogramColumn};
+use super::batch::{Batch, Grid, HistogramColumn, Row};
 use super::labels::SymbolPairs;
 use super::leaf::{LastPlan, PlanCache, RowSource};
 use crate::annotations::Annotations;
@@ -91,12 +91,26 @@ impl RowSource for Lookup {
             }
         };
         batch.set_histograms(row, histograms);
-        self.scope.add(n_samples, n_samples);
+        if self.scope.tells_steps() {
+            self.count_steps(&batch.row(row));
+        } else {
+            self.scope.add(n_samples, n_samples);
+        }
         Ok(())
     }
 }
 
 impl Lookup {
+    fn count_steps(&self, row: &Row<'_>) {
+        for step in row.float_steps() {
+            self.scope.add_step(step, 1, 1);
+        }
+        for (step, h) in row.histograms.into_iter().flat_map(|column| column.iter()) {
+            let n_samples = if self.wanted == Wanted::Value { histogram_samples(h) } else { 1 };
+            self.scope.add_step(step, n_samples, n_samples);
+        }
+    }
+
     fn fill_values(
         &self,
         plan: &LookupPlan,

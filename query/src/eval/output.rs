@@ -135,7 +135,7 @@ pub(crate) fn raw_matrix(
             }
             let n_samples =
                 floats.len() as u64 + histograms.iter().map(|(_, h)| histogram_samples(h)).sum::<u64>();
-            scope.add(n_samples, n_samples);
+            scope.add_step(0, n_samples, n_samples);
             let labels = resolve(cx, &series[partition.start as usize + at]);
             charge.add_bytes(size_of::<RangeSeries>() + labels_bytes(&labels) + n_samples as usize * 16)?;
             charge.add_samples(n_samples as usize)?;

@@ -13,7 +13,6 @@ use crate::functions::SeriesNotes;
 use crate::functions::rate::{interpolate, interpolate_histograms};
 use crate::parser::Span;
 use crate::plan::DataTime;
-use crate::stats::Scope;
 use chronolith_model::queryable::SampleBatch;
 use chronolith_model::{CounterResetHint, FloatHistogram};
 use std::ops::Range;
@@ -26,7 +25,6 @@ pub(crate) struct Smoothed {
     pub(crate) lookback_ms: i64,
     /// Where the selector stands.
     pub(crate) span: Span,
-    pub(crate) scope: Scope,
 }
 
 /// Where a time lies among samples.
@@ -95,10 +93,7 @@ impl RowSource for Smoothed {
             }
         }
         out.finish();
-        let n_samples = super::batch::count_bits(out.present) as u64
-            + histograms.values.iter().map(|h| crate::stats::histogram_samples(h)).sum::<u64>();
         batch.set_histograms(row, histograms);
-        self.scope.add(n_samples, n_samples);
         Ok(())
     }
 }

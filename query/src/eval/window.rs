@@ -151,7 +151,7 @@ impl WindowCall {
             if let Some(values) = points.floats {
                 self.fill_floats(cx, scratch, points, values, plan, &mut out, &mut histograms, &mut notes)?;
             }
-            self.count(plan.n_total, plan.n_read);
+            self.count(plan);
         } else {
             let values = match points.floats {
                 Some(ColumnValues::Each(values)) => values,
@@ -173,8 +173,21 @@ impl WindowCall {
         Ok(())
     }
 
-    fn count(&self, n_total: u64, n_read: u64) {
-        self.scope.add(n_total, if self.counts_reads { n_read } else { 0 });
+    /// Counts the samples of all windows of a series of floats.
+    fn count(&self, plan: &WindowPlan) {
+        if !self.scope.tells_steps() {
+            self.scope.add(plan.n_total, if self.counts_reads { plan.n_read } else { 0 });
+            return;
+        }
+        let mut before = 0;
+        for (step, (&low, &high)) in plan.low.iter().zip(&plan.high).enumerate() {
+            self.count_step(step, u64::from(high - low), u64::from(high - low.max(before)));
+            before = high;
+        }
+    }
+
+    fn count_step(&self, step: usize, n_total: u64, n_read: u64) {
+        self.scope.add_step(step, n_total, if self.counts_reads { n_read } else { 0 });
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call a row: what it reads, and where it goes")]
@@ -234,12 +247,10 @@ impl WindowCall {
         for h in points.histograms {
             sizes.push(sizes[sizes.len() - 1] + histogram_samples(h));
         }
-        let (mut n_total, mut n_read) = (float_plan.n_total, float_plan.n_read);
         let (mut before, mut n_unchecked) = (0, 0);
         for step in 0..self.grid.n_steps {
             let (low, high) = (plan.low[step] as usize, plan.high[step] as usize);
-            n_total += sizes[high] - sizes[low];
-            n_read += sizes[high] - sizes[low.max(before)];
+            self.count_step(step, sizes[high] - sizes[low], sizes[high] - sizes[low.max(before)]);
             before = high;
             let (float_low, float_high) = match float_plan.low.get(step) {
                 Some(&float_low) => (float_low as usize, float_plan.high[step] as usize),
@@ -260,7 +271,7 @@ impl WindowCall {
             );
             store(self.function.window(&window, notes)?, step, out, histograms);
         }
-        self.count(n_total, n_read);
+        self.count(float_plan);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use chronolith_model::append::Exemplar;
 use chronolith_model::{Labels, Matcher};
 use chronolith_query::parser::{Expr, ParserOptions, parse_expr, prettify};
-use chronolith_query::{QueryError, QueryOutput, QueryRequest, Value};
+use chronolith_query::{PerStepStats, QueryError, QueryOutput, QueryRequest, Value};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,7 @@ fn render(mut output: QueryOutput, limit: usize, stats: &str, timings: Timings) 
         json::result(out, &output.value);
         if !stats.is_empty() {
             out.extend_from_slice(b",\"stats\":");
-            write_stats(out, &output, timings);
+            write_stats(out, &output, timings, stats == "all");
         }
         out.push(b'}');
     })
@@ -160,7 +160,7 @@ fn render(mut output: QueryOutput, limit: usize, stats: &str, timings: Timings) 
 
 /// Source: Prometheus v3.14, `util/stats/query_stats.go`, `QueryStats`. Preparation and sorting are
 /// parts of the evaluation here.
-fn write_stats(out: &mut Vec<u8>, output: &QueryOutput, timings: Timings) {
+fn write_stats(out: &mut Vec<u8>, output: &QueryOutput, timings: Timings, by_step: bool) {
     let executed = timings.executed.as_secs_f64();
     let queued = timings.queued.as_secs_f64();
     let mut object = Object::new(out);
@@ -174,12 +174,34 @@ fn write_stats(out: &mut Vec<u8>, output: &QueryOutput, timings: Timings) {
         .number("execTotalTime", executed + queued);
     inner.end();
     let mut inner = Object::new(object.key("samples"));
-    inner
-        .count("totalQueryableSamples", output.stats.total_queryable_samples)
-        .count("peakSamples", output.stats.peak_samples)
-        .count("samplesRead", output.stats.samples_read);
+    let per_step = output.stats.per_step.as_ref().filter(|_| by_step);
+    if let Some(stats) = per_step {
+        write_steps(inner.key("totalQueryableSamplesPerStep"), stats, &stats.total_queryable_samples);
+    }
+    inner.count("totalQueryableSamples", output.stats.total_queryable_samples);
+    if let Some(stats) = per_step {
+        write_steps(inner.key("samplesReadPerStep"), stats, &stats.samples_read);
+    }
+    inner.count("samplesRead", output.stats.samples_read).count("peakSamples", output.stats.peak_samples);
     inner.end();
     object.end();
+}
+
+/// `[[time in seconds, count], ..]`
+fn write_steps(out: &mut Vec<u8>, stats: &PerStepStats, counts: &[u64]) {
+    out.push(b'[');
+    for (step, count) in counts.iter().enumerate() {
+        if step > 0 {
+            out.push(b',');
+        }
+        let time = stats.start + stats.interval_ms * step as i64;
+        out.push(b'[');
+        json::number(out, time as f64 / 1000.0);
+        out.push(b',');
+        out.extend_from_slice(itoa::Buffer::new().format(*count).as_bytes());
+        out.push(b']');
+    }
+    out.push(b']');
 }
 
 /// Handles of the engine's metrics, under the names of Prometheus.

@@ -206,6 +206,26 @@ async fn instant_queries_answer_to_the_digit() {
     let json: Json = serde_json::from_slice(&answer.body).unwrap();
     assert!(json["data"]["stats"]["timings"]["execTotalTime"].is_number());
     assert_eq!(json["data"]["stats"]["samples"]["totalQueryableSamples"], 2);
+    assert_eq!(json["data"]["stats"]["samples"]["totalQueryableSamplesPerStep"], Json::Null);
+}
+
+#[tokio::test]
+async fn statistics_by_step_need_the_feature_and_the_parameter() {
+    let server = Server::with_samples(&["--enable-feature=promql-per-step-stats"]).await;
+    let path = format!(
+        "/api/v1/query_range?query=max_over_time(up%5B30s%5D)&start={}&end={NOW_S}&step=15",
+        NOW_S - 30
+    );
+    let answer = server.get(&format!("{path}&stats=all")).await;
+    let json: Json = serde_json::from_slice(&answer.body).unwrap();
+    let samples = &json["data"]["stats"]["samples"];
+    let by_step = |a: u64, b: u64, c: u64| json!([[NOW_S - 30, a], [NOW_S - 15, b], [NOW_S, c]]);
+    assert_eq!(samples["totalQueryableSamplesPerStep"], by_step(4, 4, 4));
+    assert_eq!(samples["samplesReadPerStep"], by_step(4, 2, 2));
+    assert_eq!((&samples["totalQueryableSamples"], &samples["samplesRead"]), (&json!(12), &json!(8)));
+    let answer = server.get(&format!("{path}&stats=true")).await;
+    let json: Json = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(json["data"]["stats"]["samples"]["samplesReadPerStep"], Json::Null);
 }
 
 #[tokio::test]
