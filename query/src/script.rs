@@ -11,5 +11,5 @@ pub mod run;
 pub mod store;
 
 pub use parse::{Script, ScriptError};
-pub use run::{Failure, Outcome, ScriptStore, run};
+pub use run::{Failure, Outcome, ScriptEngine, ScriptStore, run};
 pub use store::{MemoryStore, Sample};

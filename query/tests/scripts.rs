@@ -4,9 +4,10 @@
 //! tests say so and check nothing. `floor.txt` holds how many evaluations of each file passed once; fewer is a
 //! failure, more asks for a higher floor. `CHRONOLITH_SCRIPT=name` runs one file and prints every failure.
 
+use chronolith_query::oracle::Oracle;
 use chronolith_query::script::parse::{CommandKind, Times};
 use chronolith_query::script::run::store_load;
-use chronolith_query::script::{MemoryStore, Script, ScriptStore, run};
+use chronolith_query::script::{MemoryStore, Script, ScriptEngine, ScriptStore, run};
 use chronolith_query::{Engine, EngineOptions, Features, NoControl, QueryRequest};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,6 +42,16 @@ fn engine(threads: usize, batch_rows: Option<usize>) -> Engine {
 
 #[test]
 fn scripts_pass_at_least_as_far_as_before() {
+    check_floors(&engine(2, None));
+}
+
+/// What is compared with the engine has to be as right as the engine.
+#[test]
+fn the_oracle_passes_as_many() {
+    check_floors(&Oracle::new(EngineOptions { features: Features::scripts(), ..EngineOptions::default() }));
+}
+
+fn check_floors(engine: &dyn ScriptEngine) {
     let floors: BTreeMap<&str, usize> = include_str!("floor.txt")
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -50,10 +61,9 @@ fn scripts_pass_at_least_as_far_as_before() {
         })
         .collect();
     let verbose = std::env::var("CHRONOLITH_SCRIPT").is_ok();
-    let engine = engine(2, None);
     let mut below = Vec::new();
     for (name, script) in scripts() {
-        let outcome = run(&script, &engine, &mut MemoryStore::new());
+        let outcome = run(&script, engine, &mut MemoryStore::new());
         println!("{name} {} passed, {} failed", outcome.passed, outcome.failures.len());
         for failure in outcome.failures.iter().filter(|_| verbose) {
             println!("  line {}: {}", failure.line, failure.message);

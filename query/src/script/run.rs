@@ -12,6 +12,7 @@ use crate::engine::{Engine, QueryOutput, QueryRequest};
 use crate::error::QueryError;
 use crate::functions::histogram::almost_equal;
 use crate::limits::NoControl;
+use crate::oracle::{Data, Oracle};
 use crate::parser::ast::At;
 use crate::parser::{ExprKind, Function, ParserOptions, SeriesValue, parse_expr};
 use crate::value::{InstantSample, RangeSeries, SampleValue, Value};
@@ -63,6 +64,28 @@ impl ScriptStore for MemoryStore {
     }
 }
 
+/// What evaluates the queries of a script.
+pub trait ScriptEngine {
+    /// The value of a query over a store.
+    ///
+    /// # Errors
+    /// [`QueryError`], which a script may expect.
+    fn execute(&self, store: &dyn Queryable, request: &QueryRequest<'_>) -> Result<QueryOutput, QueryError>;
+}
+
+impl ScriptEngine for Engine {
+    fn execute(&self, store: &dyn Queryable, request: &QueryRequest<'_>) -> Result<QueryOutput, QueryError> {
+        Self::execute(self, store, request, &NoControl)
+    }
+}
+
+impl ScriptEngine for Oracle {
+    fn execute(&self, store: &dyn Queryable, request: &QueryRequest<'_>) -> Result<QueryOutput, QueryError> {
+        let data = Data::read(store).map_err(QueryError::Storage)?;
+        Self::execute(self, &data, request)
+    }
+}
+
 /// An evaluation that did not go as expected.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -82,7 +105,7 @@ pub struct Outcome {
 }
 
 /// Runs a script from an empty store. A load that fails fails the script there.
-pub fn run(script: &Script, engine: &Engine, store: &mut dyn ScriptStore) -> Outcome {
+pub fn run(script: &Script, engine: &dyn ScriptEngine, store: &mut dyn ScriptStore) -> Outcome {
     let mut outcome = Outcome::default();
     if let Err(message) = store.clear() {
         outcome.failures.push(Failure { line: 0, message });
@@ -142,7 +165,7 @@ pub fn store_load(load: &Load, store: &mut dyn ScriptStore) -> Result<(), String
 /// One `eval` over one store.
 struct Evaluation<'a> {
     eval: &'a Eval,
-    engine: &'a Engine,
+    engine: &'a dyn ScriptEngine,
     store: &'a dyn Queryable,
 }
 
@@ -179,7 +202,7 @@ impl Evaluation<'_> {
         range: bool,
     ) -> Result<QueryOutput, QueryError> {
         let request = QueryRequest { text, start, end, interval_ms, range, lookback_delta_ms: None };
-        self.engine.execute(self.store, &request, &NoControl)
+        self.engine.execute(self.store, &request)
     }
 
     /// The output, if there is one to be looked at.
