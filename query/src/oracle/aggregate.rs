@@ -330,15 +330,11 @@ impl Aggregation<'_> {
                 | AggregateOp::Quantile,
                 SampleValue::Histogram(_),
             ) => self.ignored(notes),
-            (AggregateOp::Max, SampleValue::Float(value)) => {
-                if group.value < *value || group.value.is_nan() {
-                    group.value = *value;
-                }
+            (AggregateOp::Max, SampleValue::Float(value)) if group.value < *value || group.value.is_nan() => {
+                group.value = *value;
             }
-            (AggregateOp::Min, SampleValue::Float(value)) => {
-                if group.value > *value || group.value.is_nan() {
-                    group.value = *value;
-                }
+            (AggregateOp::Min, SampleValue::Float(value)) if group.value > *value || group.value.is_nan() => {
+                group.value = *value;
             }
             (AggregateOp::Count, _) => group.count += 1.0,
             (AggregateOp::Stdvar | AggregateOp::Stddev, SampleValue::Float(value)) => {

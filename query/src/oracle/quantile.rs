@@ -6,6 +6,7 @@ use super::notes::Notes;
 use crate::annotations::Annotation;
 use crate::parser::Span;
 use chronolith_model::FloatHistogram;
+use std::cmp::Ordering;
 
 /// A cumulative bucket of a classic histogram.
 #[derive(Clone, Copy)]
@@ -163,7 +164,7 @@ pub(super) fn bucket_fraction(lower: f64, upper: f64, buckets: Vec<Bucket>) -> f
         rank = bucket.count;
     }
     let clipped = |rank: Option<f64>| match rank {
-        Some(rank) if !(rank > count) => rank,
+        Some(rank) if rank.partial_cmp(&count) != Some(Ordering::Greater) => rank,
         _ => count,
     };
     (clipped(upper_rank) - clipped(lower_rank)) / count
@@ -332,7 +333,7 @@ pub(super) fn histogram_fraction(
         count = h.count;
     }
     let clipped = |rank: Option<f64>| match rank {
-        Some(rank) if !(rank > count) => rank,
+        Some(rank) if rank.partial_cmp(&count) != Some(Ordering::Greater) => rank,
         _ => count,
     };
     (clipped(upper_rank) - clipped(lower_rank)) / h.count
