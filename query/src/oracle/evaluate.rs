@@ -422,17 +422,20 @@ impl<'d> Evaluator<'d> {
             Function::LabelReplace => return functions::label_replace(self, args, notes),
             Function::LabelJoin => return functions::label_join(self, args, notes),
             Function::Info => return info::eval(self, args, notes),
-            Function::Sort | Function::SortDesc | Function::SortByLabel | Function::SortByLabelDesc
-                if self.start != self.end =>
-            {
-                notes.add(Annotation::SortInRangeQuery, span);
-            }
             _ => {}
         }
+        let sorts_range = self.start != self.end
+            && matches!(
+                function,
+                Function::Sort | Function::SortDesc | Function::SortByLabel | Function::SortByLabelDesc
+            );
         let inputs: Vec<&Node> = args.iter().collect();
         let cx = self.cx;
         let mut state = functions::State::default();
         self.steps_of(None, &inputs, notes, |vectors, _, ts, notes| {
+            if sorts_range {
+                notes.add(Annotation::SortInRangeQuery, span);
+            }
             functions::call(cx, function, args, vectors, ts, &mut state, notes)
         })
     }

@@ -279,7 +279,10 @@ fn natural_less(a: &str, b: &str) -> bool {
 }
 
 fn date(function: Function, seconds: i64) -> f64 {
-    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Go's calendar begins this many days before 1970 and counts unsigned seconds from there.
+    let beginning = 106_751_991_073_400;
+    let absolute = seconds.wrapping_add(beginning * 86_400) as u64;
+    let (day, second) = ((absolute / 86_400) as i64 - beginning, absolute % 86_400);
     let Date { year, month, day, weekday, day_of_year } = date_of(day);
     match function {
         Function::DayOfMonth => f64::from(day),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 /// A case that cannot be made smaller in one step.
 pub fn shrink(contest: &mut Contest, mut case: Case) -> Case {
     loop {
-        let mut smaller = false;
-        for candidates in [grids, expressions, fewer_series, fewer_samples, simpler_samples, settings] {
+        let mut smaller = fewer_series(contest, &mut case) | fewer_samples(contest, &mut case);
+        for candidates in [grids, expressions, simpler_samples, settings] {
             // Candidates follow from the case, so begin anew with each that works.
             while let Some(found) =
                 candidates(&case).into_iter().find(|candidate| contest.ask(candidate).1.is_some())
@@ -24,6 +24,51 @@ pub fn shrink(contest: &mut Contest, mut case: Case) -> Case {
             return case;
         }
     }
+}
+
+/// Leaves out as many items as possible, many at once first; whether it could leave out any.
+fn reduce<T: Clone>(items: &mut Vec<T>, mut still: impl FnMut(&[T]) -> bool) -> bool {
+    let n_before = items.len();
+    let mut size = items.len();
+    while size > 0 {
+        let mut at = 0;
+        while at < items.len() {
+            let end = items.len().min(at + size);
+            let fewer: Vec<T> = items[..at].iter().chain(&items[end..]).cloned().collect();
+            if still(&fewer) {
+                *items = fewer;
+            } else {
+                at = end;
+            }
+        }
+        size /= 2;
+    }
+    items.len() < n_before
+}
+
+fn fewer_series(contest: &mut Contest, case: &mut Case) -> bool {
+    let mut series = case.world.series.clone();
+    let mut candidate = case.clone();
+    let smaller = reduce(&mut series, |fewer| {
+        candidate.world.series = fewer.to_vec();
+        contest.ask(&candidate).1.is_some()
+    });
+    case.world.series = series;
+    smaller
+}
+
+fn fewer_samples(contest: &mut Contest, case: &mut Case) -> bool {
+    let mut smaller = false;
+    for at in 0..case.world.series.len() {
+        let mut samples = case.world.series[at].1.clone();
+        let mut candidate = case.clone();
+        smaller |= reduce(&mut samples, |fewer| {
+            candidate.world.series[at].1 = fewer.to_vec();
+            contest.ask(&candidate).1.is_some()
+        });
+        case.world.series[at].1 = samples;
+    }
+    smaller
 }
 
 fn grids(case: &Case) -> Vec<Case> {
@@ -51,8 +96,9 @@ fn grids(case: &Case) -> Vec<Case> {
         candidates.push(with(&|case| case.question.end = last));
     }
     if n_steps > 1 {
-        candidates
-            .push(with(&|case| case.question.end = question.start + n_steps / 2 * question.interval_ms));
+        candidates.push(with(&|case| {
+            case.question.end = question.start + (n_steps / 2 - 1) * question.interval_ms
+        }));
         candidates.push(with(&|case| case.question.end = last - question.interval_ms));
         candidates.push(with(&|case| case.question.start += question.interval_ms));
     }
@@ -164,38 +210,6 @@ fn simplify_selector(selector: &mut chronolith_query::parser::ast::VectorSelecto
         4 if selector.matchers.len() > 1 => drop(selector.matchers.remove(0)),
         _ => {}
     }
-}
-
-/// Ranges to leave out of `n` things: halves first, single ones last.
-fn cuts(n: usize) -> Vec<std::ops::Range<usize>> {
-    let mut cuts = Vec::new();
-    let mut size = n.div_ceil(2);
-    while size > 0 && n > 0 {
-        cuts.extend((0..n).step_by(size).map(|first| first..n.min(first + size)));
-        size = if size == 1 { 0 } else { size.div_ceil(2) };
-    }
-    cuts
-}
-
-fn fewer_series(case: &Case) -> Vec<Case> {
-    let cut = |range: std::ops::Range<usize>| {
-        let mut case = case.clone();
-        case.world.series.drain(range);
-        case
-    };
-    cuts(case.world.series.len()).into_iter().map(cut).collect()
-}
-
-fn fewer_samples(case: &Case) -> Vec<Case> {
-    let mut candidates = Vec::new();
-    for (at, (_, samples)) in case.world.series.iter().enumerate() {
-        for range in cuts(samples.len()) {
-            let mut case = case.clone();
-            case.world.series[at].1.drain(range);
-            candidates.push(case);
-        }
-    }
-    candidates
 }
 
 fn simpler_samples(case: &Case) -> Vec<Case> {
