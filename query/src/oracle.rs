@@ -109,7 +109,7 @@ impl Oracle {
         let stats = QueryStats {
             total_queryable_samples: evaluator.stats.total,
             samples_read: evaluator.stats.read,
-            peak_samples: 0,
+            ..QueryStats::default()
         };
         Ok(QueryOutput { value, warnings, infos, stats })
     }
