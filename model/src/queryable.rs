@@ -51,7 +51,7 @@ pub trait Queryable: Send + Sync {
 
 /// One version of the store: all selects of a query see the same blocks and tables.
 pub trait Snapshot: Send + Sync {
-    /// Upper bounds from index and block headers; no sample is read.
+    /// What a select would read, from index and block headers; no sample is read.
     ///
     /// # Errors
     /// [`ReadError`] if an index cannot be read.
@@ -151,12 +151,13 @@ pub struct Lookups {
     pub lookback: i64,
 }
 
-/// Upper bounds of what a select would read.
+/// What a select would read. Series are an upper bound; samples and bytes are worked out from the means of a block,
+/// as an exact count would look at every series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
     /// Series, a series of several blocks counted in each.
     pub n_series: u64,
-    /// Samples in the chunks that would be read.
+    /// Samples in the chunks that would be decoded.
     pub n_samples: u64,
     /// Bytes that would be read.
     pub size_bytes: u64,

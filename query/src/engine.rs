@@ -1,17 +1,21 @@
 //! The query engine: from text and times to a value.
 
 use crate::annotations::Annotations;
+use crate::cost::{self, CostLimits};
 use crate::error::QueryError;
 use crate::eval::batch::Grid;
 use crate::eval::build::{Builder, Place, subquery_grid};
 use crate::eval::labels::LabelSets;
 use crate::eval::merge::{Collision, merged};
+use crate::eval::output::Held;
 use crate::eval::{Cx, Names, Node, Operator, output};
-use crate::limits::{Budget, Control, MAX_DEPTH, MAX_TIME_MS, SharedMemory, StoreContext};
+use crate::limits::{
+    Budget, Charge, Control, MAX_DEPTH, MAX_TIME_MS, MemoryAccount, SharedMemory, StoreContext, Usage,
+};
 use crate::parser::{self, Expr, ParserOptions, ValueType};
 use crate::plan::{self, Plan, PlanKind, Times};
 use crate::stats::{QueryStats, Scope};
-use crate::value::{RangeSeries, Value};
+use crate::value::Value;
 use chronolith_model::queryable::Queryable;
 use chronolith_model::symbols::SymbolTable;
 use parking_lot::Mutex;
@@ -32,6 +36,8 @@ pub struct EngineOptions {
     pub memory_limit_bytes: usize,
     /// Memory all running queries together may take.
     pub total_memory_limit_bytes: usize,
+    /// What all selectors of a query may read together, by an estimate before it is evaluated.
+    pub cost: CostLimits,
     /// Parts of the language that are switched on.
     pub features: Features,
     /// Rows of a batch, instead of as many as fit a cache. Tests set 1: results must not depend on it.
@@ -99,6 +105,7 @@ impl Default for EngineOptions {
             threads: 0,
             memory_limit_bytes: 2 << 30,
             total_memory_limit_bytes: 4 << 30,
+            cost: CostLimits::default(),
             features: Features::default(),
             batch_rows: None,
         }
@@ -123,7 +130,7 @@ pub struct QueryRequest<'a> {
 }
 
 /// A value and what there is to say about it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct QueryOutput {
     /// The value; always a matrix for a range query.
     pub value: Value,
@@ -134,6 +141,8 @@ pub struct QueryOutput {
     pub infos: Vec<String>,
     /// What was read and held.
     pub stats: QueryStats,
+    /// The memory of the value, charged to the engine until this is dropped: keep it as long as the value.
+    pub held: Charge,
 }
 
 /// Evaluates queries. One engine serves all queries of a process: it owns the threads and the common memory
@@ -157,6 +166,11 @@ impl Engine {
             .expect("threads are there when the process starts");
         let memory = Arc::new(SharedMemory::new(options.total_memory_limit_bytes));
         Self { options, pool, memory }
+    }
+
+    /// An account for the memory of a request that is no query, under the limits of queries.
+    pub fn memory_account(&self) -> MemoryAccount {
+        MemoryAccount::new(self.options.memory_limit_bytes, Arc::clone(&self.memory))
     }
 
     /// The settings.
@@ -264,6 +278,7 @@ impl Engine {
         let budget =
             Budget::new(self.options.memory_limit_bytes, self.options.max_samples, Arc::clone(&self.memory));
         let budget = Arc::new(budget);
+        control.started(Usage(Arc::clone(&budget)));
         let store_context =
             StoreContext { control, budget: Arc::clone(&budget), symbols: SymbolTable::new() };
         let cx = Cx {
@@ -283,6 +298,7 @@ impl Engine {
             max_samples: self.options.max_samples,
         };
         let per_step = self.options.features.per_step_stats;
+        cost::check(&self.options.cost, &*cx.snapshot, &cx.store, &plan, grid, cx.lookback_ms)?;
         let mut run = Run {
             builder: Builder {
                 cx: &cx,
@@ -294,11 +310,11 @@ impl Engine {
             range: request.range,
             scope: Scope::new(grid.n_steps, per_step),
         };
-        let value = run.value(&plan)?;
+        let (value, held) = run.value(&plan)?;
         let (mut warnings, infos) = run.builder.notes.render(request.text, MAX_ANNOTATIONS, MAX_ANNOTATIONS);
         warnings.append(&mut run.builder.store_warnings);
         let stats = run.scope.stats(&grid, budget.peak_samples() as u64, per_step);
-        Ok(QueryOutput { value, warnings, infos, stats })
+        Ok(QueryOutput { value, warnings, infos, stats, held })
     }
 }
 
@@ -319,45 +335,46 @@ struct Run<'b, 'q> {
 }
 
 impl Run<'_, '_> {
-    fn value(&mut self, plan: &Plan) -> Result<Value, QueryError> {
+    fn value(&mut self, plan: &Plan) -> Result<Held<Value>, QueryError> {
         let grid = self.grid;
         let timestamp = grid.start;
         match &plan.kind {
             PlanKind::Range { selector, range_ms } => {
                 let end = selector.time.at(timestamp);
                 let window = (end.saturating_sub(*range_ms), end);
-                return output::raw_matrix(&mut self.builder, selector, window, &self.scope)
-                    .map(Value::Matrix);
+                let (series, held) = output::raw_matrix(&mut self.builder, selector, window, &self.scope)?;
+                return Ok((Value::Matrix(series), held));
             }
             PlanKind::Subquery { inner, range_ms, step_ms, time } => {
                 let inner_grid = subquery_grid(&grid, *time, *range_ms, *step_ms);
                 let operator = self.builder.subquery(inner, inner_grid, self.scope.whole_subquery())?;
-                return self.matrix(operator, inner_grid).map(Value::Matrix);
+                return self.matrix(operator, inner_grid);
             }
             _ => {}
         }
         let place = Place { grid, scope: self.scope.clone() };
+        let few = |value| Ok((value, self.builder.cx.store.budget.take(0, 0)?));
         match self.builder.build(plan, &place)? {
-            Node::Text(value) => Ok(Value::String { timestamp, value }),
-            Node::Scalar(values) if self.range => Ok(Value::Matrix(output::scalar_matrix(&values, &grid))),
+            Node::Text(value) => few(Value::String { timestamp, value }),
+            Node::Scalar(values) if self.range => few(Value::Matrix(output::scalar_matrix(&values, &grid))),
             Node::Scalar(values) => {
-                Ok(Value::Scalar { timestamp, value: values.first().copied().unwrap_or(f64::NAN) })
+                few(Value::Scalar { timestamp, value: values.first().copied().unwrap_or(f64::NAN) })
             }
-            Node::Vector(operator) if self.range => self.matrix(operator, grid).map(Value::Matrix),
+            Node::Vector(operator) if self.range => self.matrix(operator, grid),
             Node::Vector(operator) => {
                 let mut operator = self.named(operator, grid)?;
-                let samples = output::vector(self.builder.cx, &mut *operator, timestamp)?;
+                let (samples, held) = output::vector(self.builder.cx, &mut *operator, timestamp)?;
                 self.builder.notes.merge(operator.finish());
-                Ok(Value::Vector(samples))
+                Ok((Value::Vector(samples), held))
             }
         }
     }
 
-    fn matrix(&mut self, operator: Box<dyn Operator>, grid: Grid) -> Result<Vec<RangeSeries>, QueryError> {
+    fn matrix(&mut self, operator: Box<dyn Operator>, grid: Grid) -> Result<Held<Value>, QueryError> {
         let mut operator = self.named(operator, grid)?;
-        let series = output::matrix(self.builder.cx, &mut *operator, &grid)?;
+        let (series, held) = output::matrix(self.builder.cx, &mut *operator, &grid)?;
         self.builder.notes.merge(operator.finish());
-        Ok(series)
+        Ok((Value::Matrix(series), held))
     }
 
     /// Drops the names whose removal was delayed.

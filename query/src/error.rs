@@ -20,7 +20,7 @@ pub enum QueryError {
     /// More samples would be held at once than the limit allows. Status 422.
     #[error("query processing would load too many samples into memory in {IN_EXECUTION}")]
     TooManySamples,
-    /// A memory budget would be exceeded; the text names the limit and its flag. Status 422.
+    /// More memory would be taken, or more be read, than a limit allows; the text names it and its flag. Status 422.
     #[error("{0}")]
     OverBudget(String),
     /// The deadline has passed. Carries what was going on. Status 503.

@@ -30,7 +30,9 @@ pub(crate) mod window;
 use crate::annotations::Annotations;
 use crate::engine::Features;
 use crate::error::QueryError;
-use crate::limits::{CELLS_PER_BATCH, Charge, ROWS_PER_BATCH, StoreContext};
+use crate::limits::{
+    CELLS_PER_BATCH, Charge, LONG_TEXT_BYTES, MAX_LABEL_VALUE_BYTES, ROWS_PER_BATCH, StoreContext,
+};
 use batch::{Batch, Grid, Rows};
 use chronolith_model::METRIC_NAME;
 use chronolith_model::queryable::{QueryContext, Snapshot};
@@ -161,6 +163,29 @@ impl Cx<'_> {
             *charged = size_bytes;
         }
         Ok(self.store.check()?)
+    }
+
+    /// The symbol of a text that the query makes, at most `longest` bytes long. What is long is charged before it is
+    /// made: with its copy in the table, and from then on as part of the table.
+    pub(crate) fn intern_made(
+        &self,
+        longest: usize,
+        make: impl FnOnce() -> Option<String>,
+    ) -> Result<Option<Symbol>, QueryError> {
+        if longest < LONG_TEXT_BYTES {
+            return Ok(make().map(|text| self.store.symbols.intern(&text)));
+        }
+        let _while_made = self.store.budget.take(longest.saturating_mul(2), 0)?;
+        let Some(text) = make() else { return Ok(None) };
+        if text.len() > MAX_LABEL_VALUE_BYTES {
+            return Err(QueryError::execution(format!(
+                "a label value would be {} bytes long, which is more than the {MAX_LABEL_VALUE_BYTES} bytes it may have",
+                text.len()
+            )));
+        }
+        let symbol = self.store.symbols.intern(&text);
+        self.charge_labels()?;
+        Ok(Some(symbol))
     }
 
     /// Evaluates all rows of an operator and keeps them.

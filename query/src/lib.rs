@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod calendar;
+mod cost;
 pub mod engine;
 pub mod error;
 mod eval;
@@ -16,8 +17,9 @@ pub mod script;
 pub mod stats;
 pub mod value;
 
+pub use cost::CostLimits;
 pub use engine::{Engine, EngineOptions, Features, QueryOutput, QueryRequest};
 pub use error::QueryError;
-pub use limits::{Control, NoControl};
+pub use limits::{Charge, Control, MemoryAccount, NoControl, Usage};
 pub use stats::{PerStepStats, QueryStats};
 pub use value::{InstantSample, RangeSeries, SampleValue, Value};

@@ -19,6 +19,12 @@ pub(crate) const SAMPLES_PER_CHECK: usize = 64 * 1024;
 pub(crate) const CELLS_PER_BATCH: usize = 64 * 1024;
 /// Rows a batch holds at most.
 pub(crate) const ROWS_PER_BATCH: usize = 4096;
+/// Longest label value that a query may make. Prometheus cannot hold a longer one either.
+///
+/// Source: Prometheus v3.14, `model/labels/labels_stringlabels.go`, `sizeWhenEncoded`.
+pub(crate) const MAX_LABEL_VALUE_BYTES: usize = 1 << 24;
+/// Label values that a query makes are charged one by one from this length on, shorter ones by the thousand.
+pub(crate) const LONG_TEXT_BYTES: usize = 1024;
 
 /// Latest and, negated, earliest time of a query, in milliseconds: a quarter of what 64 bits hold, 73 million years
 /// to either side of 1970, so that no sum of time, offset, window and look-back overflows.
@@ -32,6 +38,11 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// [`Stop`] once the query has to end.
     fn check(&self) -> Result<(), Stop>;
+
+    /// Called once, before anything is read: from now on `usage` tells what the query holds.
+    fn started(&self, usage: Usage) {
+        let _ = usage;
+    }
 }
 
 /// A control that never stops a query, for tools and tests.
@@ -62,6 +73,7 @@ impl SharedMemory {
 pub(crate) struct Budget {
     limit_bytes: usize,
     used_bytes: AtomicUsize,
+    peak_bytes: AtomicUsize,
     shared: Arc<SharedMemory>,
     max_samples: usize,
     samples: AtomicUsize,
@@ -73,6 +85,7 @@ impl Budget {
         Self {
             limit_bytes,
             used_bytes: AtomicUsize::new(0),
+            peak_bytes: AtomicUsize::new(0),
             shared,
             max_samples,
             samples: AtomicUsize::new(0),
@@ -98,6 +111,7 @@ impl Budget {
                 self.shared.limit_bytes
             )));
         }
+        self.peak_bytes.fetch_max(used, Ordering::Relaxed);
         Ok(())
     }
 
@@ -109,7 +123,8 @@ impl Budget {
     /// Charges memory and samples, given back when the result is dropped.
     pub(crate) fn take(self: &Arc<Self>, size_bytes: usize, samples: usize) -> Result<Charge, QueryError> {
         self.charge_bytes(size_bytes)?;
-        let mut charge = Charge { budget: Arc::clone(self), size_bytes, samples: 0 };
+        let mut charge = Charge::on(Arc::clone(self));
+        charge.size_bytes = size_bytes;
         charge.add_samples(samples)?;
         Ok(charge)
     }
@@ -126,17 +141,30 @@ impl Drop for Budget {
     }
 }
 
-/// Memory and samples that are charged as long as this lives.
+/// Memory and samples that are charged to a query as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Charge {
+pub struct Charge {
     budget: Arc<Budget>,
     size_bytes: usize,
     samples: usize,
 }
 
 impl Charge {
+    /// A charge to no query, for values that no engine has made.
+    pub fn nothing() -> Self {
+        let shared = Arc::new(SharedMemory::new(usize::MAX));
+        Self::on(Arc::new(Budget::new(usize::MAX, usize::MAX, shared)))
+    }
+
+    const fn on(budget: Arc<Budget>) -> Self {
+        Self { budget, size_bytes: 0, samples: 0 }
+    }
+
     /// Charges further memory.
-    pub(crate) fn add_bytes(&mut self, size_bytes: usize) -> Result<(), QueryError> {
+    ///
+    /// # Errors
+    /// [`QueryError::OverBudget`] if a limit does not allow it; nothing is charged then.
+    pub fn add_bytes(&mut self, size_bytes: usize) -> Result<(), QueryError> {
         self.budget.charge_bytes(size_bytes)?;
         self.size_bytes += size_bytes;
         Ok(())
@@ -158,6 +186,56 @@ impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.release_bytes(self.size_bytes);
         self.budget.samples.fetch_sub(self.samples, Ordering::Relaxed);
+    }
+}
+
+/// Memory of one request that is no query (a label look-up), under the limits of queries: those of one, and those
+/// of all together. What is still charged when it is dropped is given back.
+#[derive(Debug)]
+pub struct MemoryAccount(Arc<Budget>);
+
+impl MemoryAccount {
+    pub(crate) fn new(limit_bytes: usize, shared: Arc<SharedMemory>) -> Self {
+        Self(Arc::new(Budget::new(limit_bytes, usize::MAX, shared)))
+    }
+
+    /// Charges memory before it is taken.
+    ///
+    /// # Errors
+    /// [`Stop::OverBudget`] if a limit does not allow it; nothing is charged then.
+    pub fn charge(&self, size_bytes: usize) -> Result<(), Stop> {
+        self.0.charge_bytes(size_bytes)
+    }
+
+    /// Gives back what was charged.
+    pub fn release(&self, size_bytes: usize) {
+        self.0.release_bytes(size_bytes);
+    }
+}
+
+/// What a query holds, to look at from outside while it runs.
+#[derive(Clone, Debug)]
+pub struct Usage(pub(crate) Arc<Budget>);
+
+impl Usage {
+    /// Memory charged now.
+    pub fn memory_bytes(&self) -> usize {
+        self.0.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Most memory charged at once so far.
+    pub fn peak_memory_bytes(&self) -> usize {
+        self.0.peak_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Samples held now.
+    pub fn samples(&self) -> usize {
+        self.0.samples.load(Ordering::Relaxed)
+    }
+
+    /// Most samples held at once so far.
+    pub fn peak_samples(&self) -> usize {
+        self.0.peak_samples()
     }
 }
 

@@ -26,6 +26,7 @@ pub use data::Data;
 
 use crate::engine::{EngineOptions, QueryOutput, QueryRequest};
 use crate::error::QueryError;
+use crate::limits::Charge;
 use crate::parser::{Expr, ParserOptions, ValueType, parse_expr};
 use crate::stats::QueryStats;
 use crate::value::{InstantSample, RangeSeries, Value};
@@ -111,7 +112,7 @@ impl Oracle {
             samples_read: evaluator.stats.read,
             ..QueryStats::default()
         };
-        Ok(QueryOutput { value, warnings, infos, stats })
+        Ok(QueryOutput { value, warnings, infos, stats, held: Charge::nothing() })
     }
 }
 

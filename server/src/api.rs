@@ -1,7 +1,9 @@
 //! The HTTP API: routes, and what holds for all of them (readiness, CORS, compression, metrics,
 //! panics).
 
+mod active;
 mod admin;
+mod answer;
 mod ast;
 pub mod error;
 mod federate;
@@ -20,6 +22,8 @@ mod tests;
 
 pub use status::PROMETHEUS_VERSION;
 
+use crate::listen::Peer;
+use crate::queries::Origin;
 use crate::remote::receiver;
 use crate::state::State as ServerState;
 use crate::store::Store;
@@ -64,6 +68,17 @@ impl FromRequestParts<Arc<ServerState>> for Ready {
     }
 }
 
+impl FromRequestParts<Arc<ServerState>> for Origin {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<ServerState>) -> Result<Self, Self::Rejection> {
+        // Routes of queries have no parameters in their paths; the URI has lost its prefix here.
+        let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+        let client = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+        Ok(Self { client, method: parts.method.to_string(), path })
+    }
+}
+
 /// All routes.
 pub fn router(state: Arc<ServerState>) -> Router {
     let api = Router::new()
@@ -90,11 +105,13 @@ pub fn router(state: Arc<ServerState>) -> Router {
         .route("/status/tsdb", get(status::tsdb))
         .route("/status/tsdb/blocks", get(status::blocks))
         .route("/status/walreplay", get(status::wal_replay))
+        .route("/status/active_queries", get(active::list))
         .route("/features", get(status::features))
         .route("/notifications", get(status::notifications))
         .route("/admin/tsdb/delete_series", post(admin::delete_series).put(admin::delete_series))
         .route("/admin/tsdb/clean_tombstones", post(admin::clean_tombstones).put(admin::clean_tombstones))
-        .route("/admin/tsdb/snapshot", post(admin::snapshot).put(admin::snapshot));
+        .route("/admin/tsdb/snapshot", post(admin::snapshot).put(admin::snapshot))
+        .route("/admin/queries/{id}/cancel", post(active::cancel).put(active::cancel));
     // Every path of the API answers OPTIONS for browsers.
     let api = api
         .layer(middleware::from_fn_with_state(Arc::clone(&state), options))

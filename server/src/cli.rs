@@ -3,6 +3,7 @@
 mod table;
 
 use crate::config::units::{format_duration, parse_duration, parse_size};
+use chronolith_query::CostLimits;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::BTreeMap;
@@ -91,6 +92,8 @@ pub struct Settings {
     pub query_memory_bytes: usize,
     /// `--query.max-total-memory`
     pub total_query_memory_bytes: usize,
+    /// `--query.max-series-read`, `--query.max-samples-read`, `--query.max-bytes-read`
+    pub query_cost: CostLimits,
     /// `--query.threads`
     pub query_threads: usize,
     /// `--web.shutdown-timeout`
@@ -247,7 +250,9 @@ impl Reader {
                 self.ms("storage.tsdb.min-block-duration"),
             )?,
             lookback_delta_ms: positive_ms("query.lookback-delta", self.ms("query.lookback-delta"))?,
-            query_timeout: self.duration("query.timeout"),
+            query_timeout: Duration::from_millis(
+                positive_ms("query.timeout", self.ms("query.timeout"))?.unsigned_abs(),
+            ),
             max_concurrent_queries: self.positive("query.max-concurrency")?,
             max_query_samples: self.positive("query.max-samples")?,
             features: self.list("enable-feature"),
@@ -274,7 +279,12 @@ impl Reader {
             remote_write_max_in_flight: self.positive("remote-write.max-in-flight")?,
             query_memory_bytes: self.positive_size("query.max-memory")?,
             total_query_memory_bytes: self.positive_size("query.max-total-memory")?,
-            query_threads: self.count("query.threads"),
+            query_cost: CostLimits {
+                series: self.count("query.max-series-read") as u64,
+                samples: self.count("query.max-samples-read") as u64,
+                size_bytes: self.size("query.max-bytes-read") as u64,
+            },
+            query_threads: self.query_threads()?,
             shutdown_timeout: self.duration("web.shutdown-timeout"),
             flags: FLAGS.iter().map(|flag| (flag.name, self.shown(flag))).collect(),
             without_effect: FLAGS.iter().filter_map(|flag| self.inert(flag)).collect(),
@@ -402,6 +412,14 @@ impl Reader {
         self.text(name).parse().unwrap_or(usize::MAX)
     }
 
+    /// Each takes a stack, and more than there are cores only wait for each other.
+    fn query_threads(&self) -> Result<usize, String> {
+        match self.count("query.threads") {
+            n @ 0..=MAX_QUERY_THREADS => Ok(n),
+            n => Err(format!("--query.threads: {n} is more than the {MAX_QUERY_THREADS} that are of use")),
+        }
+    }
+
     fn positive(&self, name: &str) -> Result<usize, String> {
         match self.count(name) {
             0 => Err(format!("--{name}: must be at least 1")),
@@ -462,6 +480,9 @@ impl Reader {
         }
     }
 }
+
+/// The most that `--query.threads` may be.
+const MAX_QUERY_THREADS: usize = 1024;
 
 /// The least that `--storage.memory-budget` may be.
 const MIN_MEMORY_BUDGET_BYTES: usize = 16 << 20;
@@ -565,6 +586,9 @@ mod tests {
             ("--storage.memory-budget=1KB", "must be at least 16MB"),
             ("--remote-write.max-request-size=0", "must be more than 0"),
             ("--query.max-memory=0", "must be more than 0"),
+            ("--query.threads=100000", "100000 is more than the 1024"),
+            ("--query.max-concurrency=0", "must be at least 1"),
+            ("--query.timeout=0s", "must be more than 0"),
         ] {
             let text = run(&[flag]).unwrap_err();
             assert!(text.contains(reason), "{flag}: {text}");

@@ -6,6 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod discovery;
 pub mod listen;
+pub mod queries;
+pub mod query_log;
 pub mod relabel;
 pub mod reload;
 pub mod remote;

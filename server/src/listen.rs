@@ -1,6 +1,7 @@
 //! Accepting connections: a limit over all addresses, time limits for reading, and an orderly end.
 
 use axum::Router;
+use axum::extract::Extension;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -24,6 +25,10 @@ pub async fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
     }
     Ok(listeners)
 }
+
+/// Who sent a request, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
 
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +107,7 @@ async fn serve_connection(
 ) {
     // Small answers are not held back; where this fails, nothing is lost but time.
     let _ = stream.set_nodelay(true);
+    let router = router.layer(Extension(Peer(peer)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.read_timeout)

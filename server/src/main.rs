@@ -76,10 +76,13 @@ async fn run(settings: Settings) -> Result<(), String> {
     let config = reload::load(&file)?;
     reload::warn_without_effect(&config);
 
+    let query_log = reload::open_query_log(&config)?;
+
     let registry = Arc::new(Registry::new());
     registry.collect(telemetry::process::collect);
     let (reload_requests, reloads) = mpsc::channel(1);
     let state = Arc::new(State::new(settings, config, registry, reload_requests));
+    state.query_log.set(query_log);
     register_metrics(&state);
 
     let listeners = listen::bind(&state.settings.listen_addresses).await?;

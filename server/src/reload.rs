@@ -1,6 +1,7 @@
 //! Reloading the configuration, all or nothing: by signal, by request, or when its files change.
 
 use crate::config::{Config, Environment};
+use crate::query_log::LogFile;
 use crate::state::{LastReload, State};
 use chronolith_storage::error::error_chain;
 use std::path::PathBuf;
@@ -23,6 +24,14 @@ pub fn warn_without_effect(config: &Config) {
     for what in &config.without_effect {
         tracing::warn!("configuration without effect: {what}");
     }
+}
+
+/// Opens the query log that a configuration asks for.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn open_query_log(config: &Config) -> Result<Option<LogFile>, String> {
+    config.global.query_log_file.as_deref().map(LogFile::open).transpose()
 }
 
 /// Retention that is in force: the file's, else the flags', else 15 days unless a size is set.
@@ -94,14 +103,17 @@ async fn reload(state: &Arc<State>) -> Result<(), String> {
     let loaded = tokio::task::spawn_blocking(move || load(&file))
         .await
         .unwrap_or_else(|error| Err(format!("reading the configuration panicked: {error}")));
-    // Scraping is the only part that may refuse, so nothing is changed before it agreed.
-    let result = loaded.and_then(|config| match state.scraping.get() {
-        Some(scraping) => scraping.apply(&config).map(|()| config),
-        None => Ok(config),
+    // The log is opened anew even if its path is the same: it may have been moved away. Nothing is changed
+    // before all that may refuse have agreed, scraping last.
+    let opened = loaded.and_then(|config| Ok((open_query_log(&config)?, config)));
+    let result = opened.and_then(|(log, config)| match state.scraping.get() {
+        Some(scraping) => scraping.apply(&config).map(|()| (log, config)),
+        None => Ok((log, config)),
     });
     let mut last = state.last_reload.lock();
     match result {
-        Ok(config) => {
+        Ok((log, config)) => {
+            state.query_log.set(log);
             warn_without_effect(&config);
             if let Some(store) = state.store() {
                 let (time_ms, size_bytes) = retention(state, &config);

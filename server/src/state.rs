@@ -3,6 +3,8 @@
 use crate::api::sending::Sending;
 use crate::cli::Settings;
 use crate::config::Config;
+use crate::queries::ActiveQueries;
+use crate::query_log::QueryLog;
 use crate::store::Store;
 use crate::targets::{PoolStatus, Scraping};
 use crate::telemetry::Registry;
@@ -30,6 +32,10 @@ pub struct State {
     pub remote_write_gate: Arc<Semaphore>,
     /// Large answers that clients have not read yet.
     pub sending: Arc<Sending>,
+    /// Queries that wait, run or are being sent.
+    pub queries: Arc<ActiveQueries>,
+    /// `global.query_log_file`
+    pub query_log: QueryLog,
     /// How far replay has come.
     pub progress: Arc<ReplayProgress>,
     /// Asks for a reload; the answer comes back through the sender inside.
@@ -77,6 +83,8 @@ impl State {
             registry,
             engine,
             sending: Arc::default(),
+            queries: Arc::default(),
+            query_log: QueryLog::default(),
             progress: Arc::default(),
             reload,
             quit: Notify::new(),
@@ -135,6 +143,7 @@ fn engine_options(settings: &Settings, config: &Config) -> EngineOptions {
         threads: settings.query_threads,
         memory_limit_bytes: settings.query_memory_bytes,
         total_memory_limit_bytes: settings.total_query_memory_bytes,
+        cost: settings.query_cost,
         features: Features {
             experimental_functions: has("promql-experimental-functions"),
             // On by default in Prometheus 3.14.

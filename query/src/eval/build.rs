@@ -33,6 +33,7 @@ use chronolith_model::METRIC_NAME;
 use chronolith_model::queryable::{HistogramNeed, Lookups, Projection, Select, SelectedSeries};
 use chronolith_model::symbols::Symbol;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// Builds the operators of a query.
@@ -63,7 +64,7 @@ enum Ranged<'p> {
 }
 
 /// A new label value out of the values of others; `None` to leave the series alone.
-type LabelValue<'s> = Box<dyn Fn(&[Symbol]) -> Option<Symbol> + 's>;
+type LabelValue<'s> = Box<dyn Fn(&[Symbol]) -> Result<Option<Symbol>, QueryError> + 's>;
 
 type Built = Result<Box<dyn Operator>, QueryError>;
 
@@ -483,33 +484,35 @@ impl Builder<'_, '_> {
         let texts: Vec<&[u8]> = args[1..].iter().map(text).collect();
         let symbols = &cx.store.symbols;
         let mut cache: HashMap<Vec<Symbol>, Option<Symbol>> = HashMap::new();
-        let (destination, sources, value): (_, Vec<Symbol>, LabelValue<'_>) = if function
-            == Function::LabelReplace
-        {
-            let [destination, replacement, source, regex] = texts[..] else {
-                return Err(QueryError::execution("label_replace() takes four strings"));
+        let (destination, sources, value): (_, Vec<Symbol>, LabelValue<'_>) =
+            if function == Function::LabelReplace {
+                let [destination, replacement, source, regex] = texts[..] else {
+                    return Err(QueryError::execution("label_replace() takes four strings"));
+                };
+                let replace = LabelReplace::new(destination, replacement, source, regex)
+                    .map_err(QueryError::execution)?;
+                let sources = vec![symbols.intern(replace.source())];
+                let destination = replace.destination().to_owned();
+                let value = move |values: &[Symbol]| {
+                    let source = symbols.resolve(values[0]);
+                    cx.intern_made(replace.longest(source.len()), || replace.value(&source))
+                };
+                (destination, sources, Box::new(value))
+            } else {
+                let [destination, separator, sources @ ..] = &texts[..] else {
+                    return Err(QueryError::execution("label_join() takes two strings at least"));
+                };
+                let join = LabelJoin::new(destination, separator, sources).map_err(QueryError::execution)?;
+                let sources = cx.intern_names(join.sources());
+                let destination = join.destination().to_owned();
+                let value = move |values: &[Symbol]| {
+                    let texts: Vec<_> = values.iter().map(|&value| symbols.resolve(value)).collect();
+                    let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+                    let source_bytes = texts.iter().map(|text| text.len()).sum();
+                    cx.intern_made(join.length(source_bytes), || Some(join.value(&texts)))
+                };
+                (destination, sources, Box::new(value))
             };
-            let replace =
-                LabelReplace::new(destination, replacement, source, regex).map_err(QueryError::execution)?;
-            let sources = vec![symbols.intern(replace.source())];
-            let destination = replace.destination().to_owned();
-            let value =
-                move |values: &[Symbol]| Some(symbols.intern(&replace.value(&symbols.resolve(values[0]))?));
-            (destination, sources, Box::new(value))
-        } else {
-            let [destination, separator, sources @ ..] = &texts[..] else {
-                return Err(QueryError::execution("label_join() takes two strings at least"));
-            };
-            let join = LabelJoin::new(destination, separator, sources).map_err(QueryError::execution)?;
-            let sources = cx.intern_names(join.sources());
-            let destination = join.destination().to_owned();
-            let value = move |values: &[Symbol]| {
-                let texts: Vec<_> = values.iter().map(|&value| symbols.resolve(value)).collect();
-                let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
-                Some(symbols.intern(&join.value(&texts)))
-            };
-            (destination, sources, Box::new(value))
-        };
         let is_name = destination == METRIC_NAME;
         let destination = symbols.intern(&destination);
         let mut operator = self.vector(&args[0], place)?;
@@ -520,7 +523,13 @@ impl Builder<'_, '_> {
             let labels = cx.label_sets.get(series.labels);
             let values: Vec<Symbol> =
                 sources.iter().map(|&source| super::labels::value_of(&labels, source)).collect();
-            let new = *cache.entry(values).or_insert_with_key(|values| value(values));
+            let new = match cache.entry(values) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(vacant) => {
+                    let new = value(vacant.key())?;
+                    *vacant.insert(new)
+                }
+            };
             let Some(new) = new else { continue };
             series.labels = cx.label_sets.with(symbols, series.labels, destination, new);
             if is_name {

@@ -17,6 +17,7 @@ use crate::parser::ast::{BinaryOp, Cardinality, VectorMatching};
 use crate::value::SampleValue;
 use chronolith_model::symbols::Symbol;
 use chronolith_model::{CounterResetHint, FloatHistogram};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -116,14 +117,15 @@ pub(crate) struct Join {
     one_rows: Rows,
     /// By row of the many side: its first output row. One more entry at the end.
     first_out: Vec<usize>,
-    /// By output row of the many side: the rows of the one side that lead to it; [`FILL`] for the fill value.
+    /// By output row of the many side: the rows of the one side that lead to it, ascending; [`FILL`] for the fill
+    /// value, which is the last.
     sources: Vec<Vec<u32>>,
     /// Rows of the one side that may go unmatched, with a fill value for the other side.
     unmatched: Vec<usize>,
     series: Vec<OutSeries>,
     any_many: Vec<u64>,
     any_one: Vec<u64>,
-    /// Duplicates on the one side: step, key, the two rows.
+    /// Duplicates on the one side, one a step: step, key, the two rows.
     duplicates: Vec<(usize, u32, usize, usize)>,
     /// Steps at which output with these labels was made for a key.
     matched: HashMap<(u32, Option<LabelSetId>), Vec<u64>>,
@@ -142,6 +144,9 @@ enum State {
     Many,
     Unmatched(usize),
 }
+
+/// Pairs of series whose labels are made before they are charged.
+const PAIRS_PER_CHECK: usize = 4096;
 
 /// In place of a row of the one side.
 const FILL: u32 = u32::MAX;
@@ -213,21 +218,32 @@ impl Join {
     fn find_series(&mut self, cx: &Cx<'_>, one_keys: &[u32]) -> Result<(), QueryError> {
         let result = ResultLabels::new(cx, &self.operation);
         let drop_name = self.operation.return_bool;
+        let mut unchecked = 0;
+        // The output rows of one series of the many side, by their labels.
+        let mut places: HashMap<LabelSetId, usize> = HashMap::new();
         for (at, series) in self.many.series().iter().enumerate() {
             if at % 1000 == 999 {
                 cx.charge_labels()?;
             }
             self.first_out.push(self.sources.len());
-            let first = self.series.len();
             let key = &self.keys[self.many_keys[at] as usize];
             let fill = self.operation.matching.fill_rhs.map(|_| (FILL, key.labels));
+            // Where many series meet many, pairs are what grows.
+            self.charge.add_bytes(key.ones.len() * 2 * size_of::<u32>() + 2 * size_of::<Vec<u32>>())?;
+            places.clear();
             let ones = key.ones.iter().map(|&one| (one, Some(self.one.series()[one as usize].labels)));
             for (one, one_labels) in ones.chain(fill) {
                 let Some(one_labels) = one_labels else { continue };
+                unchecked += 1;
+                if unchecked > PAIRS_PER_CHECK {
+                    cx.charge_labels()?;
+                    unchecked = 0;
+                }
                 let labels = result.labels(cx, series.labels, one_labels);
-                match self.series[first..].iter().position(|out| out.labels == labels) {
-                    Some(known) => self.sources[first + known].push(one),
-                    None => {
+                match places.entry(labels) {
+                    Entry::Occupied(known) => self.sources[*known.get()].push(one),
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(self.sources.len());
                         self.series.push(OutSeries { labels, drop_name });
                         self.sources.push(vec![one]);
                     }
@@ -261,16 +277,22 @@ impl Join {
         }
         let n_steps = self.grid.n_steps;
         let mut any = vec![0; self.grid.n_words()];
+        let mut told = vec![0; self.grid.n_words()];
         for (number, key) in self.keys.iter_mut().enumerate().filter(|(_, key)| key.ones.len() > 1) {
             self.charge.add_bytes(n_steps * 4)?;
             let mut owners = vec![FILL; n_steps];
-            for &one in &key.ones {
+            for (at, &one) in key.ones.iter().enumerate() {
+                if at % 64 == 0 {
+                    cx.check()?;
+                }
                 any.fill(0);
                 self.one_rows.row(one as usize).mark_any(&mut any);
                 for step in bits(&any) {
-                    if owners[step] != FILL {
+                    // One a step is told: the first that is found.
+                    if owners[step] != FILL && !get_bit(&told, step) {
                         let (first, second) = (owners[step] as usize, one as usize);
                         self.duplicates.push((step, number as u32, first, second));
+                        set_bit(&mut told, step);
                     }
                     owners[step] = one;
                 }
@@ -330,7 +352,8 @@ impl Join {
                 self.last_notes.insert(step, note);
             }
             let Some((value, keep)) = value else { continue };
-            let slot = self.sources[from..to].iter().position(|sources| sources.contains(&source));
+            let slot =
+                self.sources[from..to].iter().position(|sources| sources.binary_search(&source).is_ok());
             let Some(slot) = slot else { continue };
             if track {
                 let labels = (!is_one_to_one).then_some(self.series[from + slot].labels);

@@ -8,10 +8,12 @@ use super::{Cx, Operator, OutSeries};
 use crate::error::QueryError;
 use crate::functions::Extension;
 use crate::functions::rate::interpolate;
+use crate::limits::Charge;
 use crate::plan::Selector;
 use crate::stats::{Scope, histogram_samples};
 use crate::value::{InstantSample, RangeSeries, SampleValue};
 use chronolith_model::queryable::SampleBatch;
+use chronolith_model::symbols::Symbol;
 use chronolith_model::{FloatHistogram, Labels};
 use std::sync::Arc;
 
@@ -24,17 +26,29 @@ pub(crate) fn drop_delayed_names(cx: &Cx<'_>, operator: &mut dyn Operator) {
     }
 }
 
-fn resolve(cx: &Cx<'_>, series: &OutSeries) -> Labels {
+/// The strings of a label set, charged before they are copied: functions over labels make long ones.
+fn resolve(cx: &Cx<'_>, series: &OutSeries, charge: &mut Charge) -> Result<Labels, QueryError> {
     let pairs = cx.label_sets.get(series.labels);
-    cx.store.symbols.with_strings(|strings| labels_of(strings, &pairs))
+    cx.store.symbols.with_strings(|strings| {
+        let length = |symbol: Symbol| strings[symbol.0 as usize].len();
+        charge
+            .add_bytes(pairs.iter().map(|&(name, value)| LABEL_BYTES + length(name) + length(value)).sum())?;
+        Ok(labels_of(strings, &pairs))
+    })
 }
+
+/// Two strings and their place in a list.
+const LABEL_BYTES: usize = 48;
+
+/// A value of a query, and what it was charged with.
+pub(crate) type Held<T> = (T, Charge);
 
 /// The samples of the only step, in the order of evaluation.
 pub(crate) fn vector(
     cx: &Cx<'_>,
     operator: &mut dyn Operator,
     timestamp: i64,
-) -> Result<Vec<InstantSample>, QueryError> {
+) -> Result<Held<Vec<InstantSample>>, QueryError> {
     let mut samples = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
     let mut batch = Batch::default();
@@ -43,13 +57,13 @@ pub(crate) fn vector(
         batch.release();
         for at in 0..batch.rows {
             let Some(value) = batch.row(at).get(0) else { continue };
-            let labels = resolve(cx, &operator.series()[batch.first + at]);
-            charge.add_bytes(size_of::<InstantSample>() + labels_bytes(&labels))?;
+            let labels = resolve(cx, &operator.series()[batch.first + at], &mut charge)?;
+            charge.add_bytes(size_of::<InstantSample>() + histogram_bytes(&value))?;
             charge.add_samples(1)?;
             samples.push(InstantSample { labels, timestamp, value });
         }
     }
-    Ok(samples)
+    Ok((samples, charge))
 }
 
 /// All samples, by series in the order of labels.
@@ -57,7 +71,7 @@ pub(crate) fn matrix(
     cx: &Cx<'_>,
     operator: &mut dyn Operator,
     grid: &Grid,
-) -> Result<Vec<RangeSeries>, QueryError> {
+) -> Result<Held<Vec<RangeSeries>>, QueryError> {
     let mut all = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
     let mut batch = Batch::default();
@@ -70,13 +84,13 @@ pub(crate) fn matrix(
                 continue;
             }
             let n_floats = super::batch::count_bits(row.present);
-            let labels = resolve(cx, &operator.series()[batch.first + at]);
-            charge.add_bytes(size_of::<RangeSeries>() + labels_bytes(&labels) + n_floats * 16)?;
+            let labels = resolve(cx, &operator.series()[batch.first + at], &mut charge)?;
+            charge.add_bytes(size_of::<RangeSeries>() + n_floats * 16)?;
             charge.add_samples(n_floats)?;
             let floats = row.float_steps().map(|step| (grid.time(step), row.values[step])).collect();
             let mut histograms = Vec::new();
             for (step, h) in row.histograms.into_iter().flat_map(|column| column.iter()) {
-                charge.add_bytes(16)?;
+                charge.add_bytes(16 + h.go_size_bytes())?;
                 charge.add_samples(histogram_samples(h) as usize)?;
                 histograms.push((grid.time(step), Arc::clone(h)));
             }
@@ -84,11 +98,15 @@ pub(crate) fn matrix(
         }
     }
     all.sort_by(|a, b| a.labels.cmp(&b.labels));
-    Ok(all)
+    Ok((all, charge))
 }
 
-fn labels_bytes(labels: &Labels) -> usize {
-    labels.iter().map(|(name, value)| 48 + name.len() + value.len()).sum()
+/// A histogram may be shared with what has made it, which is gone soon: the result has to pay for it.
+fn histogram_bytes(value: &SampleValue) -> usize {
+    match value {
+        SampleValue::Float(_) => 0,
+        SampleValue::Histogram(h) => h.go_size_bytes(),
+    }
 }
 
 /// The samples of a range selector in `(start, end]`, as they are stored, staleness markers left out.
@@ -97,7 +115,7 @@ pub(crate) fn raw_matrix(
     selector: &Selector,
     (start, end): (i64, i64),
     scope: &Scope,
-) -> Result<Vec<RangeSeries>, QueryError> {
+) -> Result<Held<Vec<RangeSeries>>, QueryError> {
     let cx = builder.cx;
     let (before, after) = match selector.extension {
         Extension::None => (0, 0),
@@ -136,14 +154,14 @@ pub(crate) fn raw_matrix(
             let n_samples =
                 floats.len() as u64 + histograms.iter().map(|(_, h)| histogram_samples(h)).sum::<u64>();
             scope.add_step(0, n_samples, n_samples);
-            let labels = resolve(cx, &series[partition.start as usize + at]);
-            charge.add_bytes(size_of::<RangeSeries>() + labels_bytes(&labels) + n_samples as usize * 16)?;
+            let labels = resolve(cx, &series[partition.start as usize + at], &mut charge)?;
+            charge.add_bytes(size_of::<RangeSeries>() + n_samples as usize * 16)?;
             charge.add_samples(n_samples as usize)?;
             all.push(RangeSeries { labels, floats, histograms });
         }
     }
     all.sort_by(|a, b| a.labels.cmp(&b.labels));
-    Ok(all)
+    Ok((all, charge))
 }
 
 /// The floats of an extended window, with values at its very edges: those of the samples next to them, or, if

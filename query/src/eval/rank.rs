@@ -376,6 +376,12 @@ impl Heap {
     }
 }
 
+/// What a distinct value takes at least in `count_values`, whatever the length of its text: its series in two maps,
+/// its counts.
+const VALUE_BYTES: usize = 128;
+/// Texts and label sets that `count_values` makes before they are charged.
+const VALUES_PER_CHARGE_BYTES: usize = 256 << 10;
+
 /// `count_values`: a series for each distinct value of each group.
 pub(crate) fn count_values(
     cx: &Cx<'_>,
@@ -393,6 +399,7 @@ pub(crate) fn count_values(
     let mut counts: Vec<(LabelSetId, BTreeMap<usize, f64>)> = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
     let mut batch = Batch::default();
+    let mut uncharged_bytes = 0;
     while inner.next(cx, &mut batch)? {
         for at in 0..batch.rows {
             let labels = inner.series()[batch.first + at].labels;
@@ -405,6 +412,11 @@ pub(crate) fn count_values(
                     Some(SampleValue::Histogram(h)) => h.to_string(),
                     None => continue,
                 };
+                uncharged_bytes += text.len() + VALUE_BYTES;
+                if uncharged_bytes > VALUES_PER_CHARGE_BYTES {
+                    cx.charge_labels()?;
+                    uncharged_bytes = 0;
+                }
                 let with_value = cx.label_sets.with(symbols, labels, label, symbols.intern(&text));
                 let group = match without {
                     true => cx.label_sets.without(with_value, &names),
@@ -413,6 +425,7 @@ pub(crate) fn count_values(
                 let next = counts.len();
                 let number = *numbers.entry(group).or_insert(next);
                 if number == next {
+                    charge.add_bytes(VALUE_BYTES)?;
                     counts.push((group, BTreeMap::new()));
                 }
                 let count = counts[number].1.entry(step).or_insert(0.0);

@@ -42,6 +42,12 @@ impl LabelReplace {
         &self.source
     }
 
+    /// No new value is longer, whatever the groups match in `source_bytes` bytes.
+    pub fn longest(&self, source_bytes: usize) -> usize {
+        let n_groups = self.replacement.bytes().filter(|&byte| byte == b'$').count();
+        n_groups.saturating_mul(source_bytes).saturating_add(self.replacement.len())
+    }
+
     /// The new value (empty: no label) if `source_value` matches; a source that is absent has the value "".
     pub fn value(&self, source_value: &str) -> Option<String> {
         self.regex.expand(source_value, &self.replacement)
@@ -79,6 +85,11 @@ impl LabelJoin {
     /// The labels that are read, in order.
     pub fn sources(&self) -> &[String] {
         &self.sources
+    }
+
+    /// How long the new value is, from how long those of the sources are together.
+    pub fn length(&self, source_bytes: usize) -> usize {
+        self.separator.len().saturating_mul(self.sources.len().saturating_sub(1)).saturating_add(source_bytes)
     }
 
     /// The new value (empty: no label) from the values of the sources.
@@ -135,6 +146,7 @@ mod tests {
         let replace = LabelReplace::new(b"dst", b"value-$1", b"src", b"source-value-(.*)").unwrap();
         assert_eq!(replace.value("source-value-10").as_deref(), Some("value-10"));
         assert_eq!(replace.value("xsource-value-10"), None);
+        assert_eq!(replace.longest(100), "value-$1".len() + 100);
         let group_name = LabelReplace::new(b"dst", b"$1x", b"src", b"(.*)").unwrap();
         assert_eq!(group_name.value("a").as_deref(), Some(""));
     }
@@ -159,6 +171,7 @@ mod tests {
     fn joining_puts_the_separator_between_all_values() {
         let join = LabelJoin::new(b"dst", b"-", &[b"a", b"b", b"c"]).unwrap();
         assert_eq!(join.value(&["x", "", "z"]), "x--z");
+        assert_eq!(join.length(2), 4);
     }
 
     #[test]

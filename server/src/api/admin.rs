@@ -17,17 +17,13 @@ use std::time::Duration;
 /// Deletions and copies are never cancelled halfway by their own deadline.
 const LONG: Duration = Duration::from_secs(86_400);
 
-fn require_admin(ready: &Ready) -> Result<(), ApiError> {
-    if ready.state.settings.enable_admin_api {
-        Ok(())
-    } else {
-        Err(ApiError::Unavailable("admin APIs disabled"))
-    }
+pub(super) fn require_admin(state: &ServerState) -> Result<(), ApiError> {
+    if state.settings.enable_admin_api { Ok(()) } else { Err(ApiError::Unavailable("admin APIs disabled")) }
 }
 
 /// `POST, PUT /api/v1/admin/tsdb/delete_series`
 pub async fn delete_series(ready: Ready, params: Params) -> Result<Response, ApiError> {
-    require_admin(&ready)?;
+    require_admin(&ready.state)?;
     let mut sets = Vec::new();
     for selector in params.all("match[]") {
         sets.push(parse_metric_selector(selector).map_err(|error| ApiError::parameter("match[]", error))?);
@@ -43,14 +39,14 @@ pub async fn delete_series(ready: Ready, params: Params) -> Result<Response, Api
 
 /// `POST, PUT /api/v1/admin/tsdb/clean_tombstones`
 pub async fn clean_tombstones(ready: Ready) -> Result<Response, ApiError> {
-    require_admin(&ready)?;
+    require_admin(&ready.state)?;
     blocking(Deadline::after(LONG), move |_| Ok(ready.store.clean_tombstones()?)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// `POST, PUT /api/v1/admin/tsdb/snapshot`
 pub async fn snapshot(ready: Ready, params: Params) -> Result<Response, ApiError> {
-    require_admin(&ready)?;
+    require_admin(&ready.state)?;
     let skip_head = match params.get("skip_head") {
         "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
         "1" | "t" | "T" | "true" | "TRUE" | "True" => true,

@@ -24,6 +24,9 @@ pub enum ApiError {
     /// The store refused an operation.
     #[error("{}", error_chain(.0))]
     Storage(#[from] StorageError),
+    /// What is asked for is not there.
+    #[error("{0}")]
+    NotFound(String),
     /// Switched off.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -75,6 +78,7 @@ impl ApiError {
                 StorageError::Stop(Stop::Revoked) | StorageError::Closed => unavailable,
                 _ => internal,
             },
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Unavailable(_) => unavailable,
             Self::Internal(_) => internal,
         }
@@ -121,5 +125,6 @@ mod tests {
         check(QueryError::Cancelled(String::new()).into(), 499, "canceled");
         check(QueryError::Storage(String::new()).into(), 500, "internal");
         check(ApiError::Unavailable("off"), 500, "unavailable");
+        check(ApiError::NotFound(String::new()), 404, "not_found");
     }
 }

@@ -48,7 +48,7 @@ pub async fn federate(ready: Ready, headers: HeaderMap, params: Params) -> Respo
     let body = blocking(deadline, move |deadline| {
         let now = jiff::Timestamp::now().as_millisecond();
         let mint = now - state.settings.lookback_delta_ms;
-        let cx = LookupContext::new(deadline, state.settings.query_memory_bytes);
+        let cx = LookupContext::new(deadline, &state.engine);
         let snapshot = ready.store.pin()?;
         let mut samples: BTreeMap<Labels, Sample> = BTreeMap::new();
         for matchers in &sets {

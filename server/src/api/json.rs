@@ -1,11 +1,9 @@
-//! JSON as Prometheus prints it, to the digit. Query results are written straight from their columns:
-//! nothing is allocated per sample.
+//! JSON as Prometheus prints it, to the digit.
 //!
 //! Source: Prometheus v3.14, `web/api/v1/json_codec.go` and `util/jsonutil/marshal.go`.
 
 use chronolith_model::{FloatHistogram, Labels};
-use chronolith_query::go_format::{format_float, write_json_float};
-use chronolith_query::{InstantSample, RangeSeries, SampleValue, Value};
+use chronolith_query::go_format::write_json_float;
 
 /// A text in quotes, with `<`, `>` and `&` escaped, as Go's JSON does by default.
 pub fn string(out: &mut Vec<u8>, text: &str) {
@@ -204,87 +202,6 @@ impl<'o> Object<'o> {
     }
 }
 
-/// `"resultType":...,"result":...` without braces.
-pub fn result(out: &mut Vec<u8>, value: &Value) {
-    let kind = match value {
-        Value::Scalar { .. } => "scalar",
-        Value::String { .. } => "string",
-        Value::Vector(_) => "vector",
-        Value::Matrix(_) => "matrix",
-    };
-    out.extend_from_slice(b"\"resultType\":\"");
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(b"\",\"result\":");
-    match value {
-        // A scalar's time and value are written by other code than those of samples: trailing zeros of
-        // the time are gone, and the value never has an exponent.
-        Value::Scalar { timestamp, value } => {
-            out.push(b'[');
-            number(out, *timestamp as f64 / 1000.0);
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(format_float(*value).as_bytes());
-            out.extend_from_slice(b"\"]");
-        }
-        Value::String { timestamp, value } => {
-            out.push(b'[');
-            number(out, *timestamp as f64 / 1000.0);
-            out.push(b',');
-            string(out, &String::from_utf8_lossy(value));
-            out.push(b']');
-        }
-        Value::Vector(samples) => array(out, samples, instant_sample),
-        Value::Matrix(series) => array(out, series, range_series),
-    }
-}
-
-fn instant_sample(out: &mut Vec<u8>, sample: &InstantSample) {
-    out.extend_from_slice(b"{\"metric\":");
-    labels(out, &sample.labels);
-    match &sample.value {
-        SampleValue::Float(value) => {
-            out.extend_from_slice(b",\"value\":[");
-            timestamp(out, sample.timestamp);
-            out.push(b',');
-            sample_value(out, *value);
-        }
-        SampleValue::Histogram(value) => {
-            out.extend_from_slice(b",\"histogram\":[");
-            timestamp(out, sample.timestamp);
-            out.push(b',');
-            histogram(out, value);
-        }
-    }
-    out.extend_from_slice(b"]}");
-}
-
-fn range_series(out: &mut Vec<u8>, series: &RangeSeries) {
-    out.extend_from_slice(b"{\"metric\":");
-    labels(out, &series.labels);
-    if !series.floats.is_empty() {
-        // A point takes some thirty bytes.
-        out.reserve(series.floats.len() * 32);
-        out.extend_from_slice(b",\"values\":");
-        array(out, &series.floats, |out, &(time, value)| {
-            out.push(b'[');
-            timestamp(out, time);
-            out.push(b',');
-            sample_value(out, value);
-            out.push(b']');
-        });
-    }
-    if !series.histograms.is_empty() {
-        out.extend_from_slice(b",\"histograms\":");
-        array(out, &series.histograms, |out, (time, value)| {
-            out.push(b'[');
-            timestamp(out, *time);
-            out.push(b',');
-            histogram(out, value);
-            out.push(b']');
-        });
-    }
-    out.push(b'}');
-}
-
 /// A native histogram with its buckets that are not empty.
 pub fn histogram(out: &mut Vec<u8>, value: &FloatHistogram) {
     out.extend_from_slice(b"{\"count\":");
@@ -318,7 +235,6 @@ pub fn histogram(out: &mut Vec<u8>, value: &FloatHistogram) {
 mod tests {
     use super::*;
     use chronolith_model::Span;
-    use std::sync::Arc;
 
     fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -380,39 +296,6 @@ mod tests {
     }
 
     #[test]
-    fn results_are_written_whole() {
-        let labels = Labels::from_pairs([("__name__", "m"), ("a", "<")]).unwrap();
-        let value = Value::Vector(vec![InstantSample {
-            labels: labels.clone(),
-            timestamp: 1050,
-            value: SampleValue::Float(1.0),
-        }]);
-        assert_eq!(
-            text(|out| result(out, &value)),
-            "\"resultType\":\"vector\",\"result\":[{\"metric\":{\"__name__\":\"m\",\"a\":\"<\"},\"value\":[1.050,\"1\"]}]"
-        );
-        let value = Value::Scalar { timestamp: 1050, value: 1e-7 };
-        assert_eq!(
-            text(|out| result(out, &value)),
-            "\"resultType\":\"scalar\",\"result\":[1.05,\"0.0000001\"]"
-        );
-        let value = Value::String { timestamp: 0, value: b"<x>".to_vec() };
-        assert_eq!(
-            text(|out| result(out, &value)),
-            "\"resultType\":\"string\",\"result\":[0,\"\\u003cx\\u003e\"]"
-        );
-        let series = RangeSeries { labels, floats: vec![(1000, 1.0), (2500, f64::NAN)], histograms: vec![] };
-        assert_eq!(
-            text(|out| result(out, &Value::Matrix(vec![series]))),
-            "\"resultType\":\"matrix\",\"result\":[{\"metric\":{\"__name__\":\"m\",\"a\":\"<\"},\"values\":[[1,\"1\"],[2.500,\"NaN\"]]}]"
-        );
-        assert_eq!(
-            text(|out| result(out, &Value::Vector(vec![]))),
-            "\"resultType\":\"vector\",\"result\":[]"
-        );
-    }
-
-    #[test]
     fn histograms_leave_out_empty_buckets() {
         let value = FloatHistogram {
             zero_threshold: 0.25,
@@ -428,15 +311,6 @@ mod tests {
         assert_eq!(
             text(|out| histogram(out, &value)),
             "{\"count\":\"9\",\"sum\":\"4.5\",\"buckets\":[[1,\"-1\",\"-0.5\",\"1\"],[3,\"-0.25\",\"0.25\",\"3\"],[0,\"0.5\",\"1\",\"4\"],[0,\"2\",\"4\",\"1\"]]}"
-        );
-        let series = RangeSeries {
-            labels: Labels::empty(),
-            floats: vec![],
-            histograms: vec![(1, Arc::new(FloatHistogram::default()))],
-        };
-        assert_eq!(
-            text(|out| result(out, &Value::Matrix(vec![series]))),
-            "\"resultType\":\"matrix\",\"result\":[{\"metric\":{},\"histograms\":[[0.001,{\"count\":\"0\",\"sum\":\"0\"}]]}]"
         );
     }
 }

@@ -1,15 +1,19 @@
 //! `series`, `labels`, `label/<name>/values`, `metadata`.
 
 use super::Ready;
+use super::answer::ListAnswer;
 use super::error::ApiError;
 use super::json::{self, Object};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params, unescape_label_name};
-use super::response::{TRUNCATED, success, success_with};
+use super::response::{TRUNCATED, success};
+use super::sending::respond;
 use super::work::{Deadline, LookupContext, blocking};
 use axum::extract::Path;
 use axum::response::Response;
 use chronolith_model::append::Metadata;
-use chronolith_model::queryable::{HistogramNeed, LabelQuery, Projection, QueryContext, Select, Snapshot};
+use chronolith_model::queryable::{
+    HistogramNeed, LabelQuery, Projection, QueryContext, ReadError, Select, Snapshot,
+};
 use chronolith_model::{Labels, Matcher};
 
 /// A request's range, matchers and limit.
@@ -67,14 +71,17 @@ async fn look_up(
     find: impl FnOnce(&dyn Snapshot, &Lookup, &dyn QueryContext) -> Result<Vec<String>, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::after(ready.state.settings.query_timeout);
-    let (texts, warnings) = blocking(deadline, move |deadline| {
+    blocking(deadline, move |deadline| {
         let snapshot = ready.store.pin()?;
-        let cx = LookupContext::new(deadline, ready.state.settings.query_memory_bytes);
+        let cx = LookupContext::new(deadline, &ready.state.engine);
         let texts = find(&*snapshot, &lookup, &cx)?;
-        Ok(cut(texts, lookup.limit, snapshot.warnings()))
+        let size_bytes = texts.iter().map(|text| text.capacity() + size_of::<String>()).sum();
+        cx.charge(size_bytes).map_err(ReadError::from)?;
+        let (texts, warnings) = cut(texts, lookup.limit, snapshot.warnings());
+        let write = |out: &mut Vec<u8>, text: &String| json::string(out, text);
+        Ok(respond(ListAnswer::new(texts, &warnings, write, cx.into_memory()), None))
     })
-    .await?;
-    Ok(success_with(&warnings, &[], |out| json::strings(out, texts.iter().map(String::as_str))))
+    .await
 }
 
 /// `GET, POST /api/v1/series`
@@ -91,14 +98,14 @@ pub async fn series(ready: Ready, params: Params) -> Result<Response, ApiError> 
     })?;
     let lookup = Lookup { start, end, sets, limit };
     let deadline = Deadline::after(ready.state.settings.query_timeout);
-    let (found, warnings) = blocking(deadline, move |deadline| {
+    blocking(deadline, move |deadline| {
         let snapshot = ready.store.pin()?;
-        let cx = LookupContext::new(deadline, ready.state.settings.query_memory_bytes);
+        let cx = LookupContext::new(deadline, &ready.state.engine);
         let found = find_series(&*snapshot, &lookup, &cx)?;
-        Ok(cut(found, lookup.limit, snapshot.warnings()))
+        let (found, warnings) = cut(found, lookup.limit, snapshot.warnings());
+        Ok(respond(ListAnswer::new(found, &warnings, json::labels, cx.into_memory()), None))
     })
-    .await?;
-    Ok(success_with(&warnings, &[], |out| json::array(out, &found, json::labels)))
+    .await
 }
 
 /// Label sets that match any of the sets, sorted, each once; one more than the limit where there are
@@ -123,7 +130,7 @@ fn find_series(
         let selected = snapshot.select(&select, cx)?;
         for index in 0..selected.len() {
             if index % 4096 == 0 {
-                cx.check().map_err(chronolith_model::queryable::ReadError::from)?;
+                cx.check().map_err(ReadError::from)?;
             }
             if lookup.sets.len() == 1 && lookup.limit > 0 && found.len() > lookup.limit {
                 break;
@@ -147,7 +154,7 @@ pub(super) fn resolve(
             .map(|(name, value)| strings[name.0 as usize].len() + strings[value.0 as usize].len() + 48)
             .sum()
     });
-    cx.charge(size_bytes).map_err(chronolith_model::queryable::ReadError::from)?;
+    cx.charge(size_bytes).map_err(ReadError::from)?;
     cx.symbols()
         .with_strings(|strings| {
             Labels::from_pairs(

@@ -1,18 +1,21 @@
 //! `query`, `query_range`, `query_exemplars`, `format_query`, `parse_query`.
 
+use super::answer::{self, QueryAnswer};
 use super::error::ApiError;
 use super::json::{self, Object};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params};
-use super::response::{TRUNCATED, from_bytes, success, success_bytes};
+use super::response::success;
+use super::sending::respond;
 use super::work::{Deadline, blocking, enter_gate};
 use super::{Ready, ast};
+use crate::queries::{Asked, Origin, Registered, Stage};
 use crate::state::State as ServerState;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chronolith_model::append::Exemplar;
 use chronolith_model::{Labels, Matcher};
 use chronolith_query::parser::{Expr, ParserOptions, parse_expr, prettify};
-use chronolith_query::{PerStepStats, QueryError, QueryOutput, QueryRequest, Value};
+use chronolith_query::{PerStepStats, QueryError, QueryRequest, QueryStats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,24 +23,18 @@ use std::time::{Duration, Instant};
 const MAX_POINTS: i64 = 11_000;
 
 /// `GET, POST /api/v1/query`
-pub async fn instant(ready: Ready, params: Params) -> Result<Response, ApiError> {
+pub async fn instant(ready: Ready, origin: Origin, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let time = params.time("time", now_ms())?;
     let deadline = deadline(&ready.state, &params)?;
     let lookback_delta_ms = lookback_delta(&params)?;
-    let query = OwnedQuery {
-        text: params.get("query").to_owned(),
-        start: time,
-        end: time,
-        interval_ms: 0,
-        range: false,
-        lookback_delta_ms,
-    };
-    run(ready, query, deadline, limit, params.get("stats").to_owned()).await
+    let asked = Asked { text: params.get("query").to_owned(), start: time, end: time, step_ms: 0, origin };
+    let wanted = Wanted { range: false, lookback_delta_ms, limit, stats: params.get("stats").to_owned() };
+    run(ready, asked, wanted, deadline).await
 }
 
 /// `GET, POST /api/v1/query_range`
-pub async fn range(ready: Ready, params: Params) -> Result<Response, ApiError> {
+pub async fn range(ready: Ready, origin: Origin, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let start = params.required_time("start")?;
     let end = params.required_time("end")?;
@@ -60,25 +57,20 @@ pub async fn range(ready: Ready, params: Params) -> Result<Response, ApiError> {
         ));
     }
     let deadline = deadline(&ready.state, &params)?;
-    let query = OwnedQuery {
-        text: params.get("query").to_owned(),
-        start,
-        end,
-        // Steps are whole milliseconds, as times are.
-        interval_ms: (step_ns / 1_000_000).max(1),
-        range: true,
-        lookback_delta_ms: lookback_delta(&params)?,
-    };
-    run(ready, query, deadline, limit, params.get("stats").to_owned()).await
+    // Steps are whole milliseconds, as times are.
+    let step_ms = (step_ns / 1_000_000).max(1);
+    let asked = Asked { text: params.get("query").to_owned(), start, end, step_ms, origin };
+    let lookback_delta_ms = lookback_delta(&params)?;
+    let wanted = Wanted { range: true, lookback_delta_ms, limit, stats: params.get("stats").to_owned() };
+    run(ready, asked, wanted, deadline).await
 }
 
-struct OwnedQuery {
-    text: String,
-    start: i64,
-    end: i64,
-    interval_ms: i64,
+/// How the answer is to be.
+struct Wanted {
     range: bool,
     lookback_delta_ms: Option<i64>,
+    limit: usize,
+    stats: String,
 }
 
 /// How long the parts of a query took.
@@ -90,77 +82,88 @@ struct Timings {
 
 async fn run(
     ready: Ready,
-    query: OwnedQuery,
+    asked: Asked,
+    wanted: Wanted,
     deadline: Arc<Deadline>,
-    limit: usize,
-    stats: String,
 ) -> Result<Response, ApiError> {
-    let started = Instant::now();
     let metrics = QueryMetrics::new(&ready.state);
-    let permit = enter_gate(&ready.state.query_gate, &deadline).await?;
-    let queued = started.elapsed();
+    let running = metrics.start();
+    let registered = ready.state.queries.register(asked, Arc::clone(&deadline));
+    let entered = enter_gate(&ready.state.query_gate, &deadline).await;
+    let queued = registered.query().started.elapsed();
     metrics.queue_time.observe(queued.as_secs_f64());
-    let body = blocking(deadline, move |deadline| {
-        let _permit = permit;
-        let _running = metrics.start();
+    let permit = match entered {
+        Ok(permit) => permit,
+        Err(error) => {
+            let timings = Timings { queued, ..Timings::default() };
+            log(&ready.state, &registered, Some(&error.to_string()), &QueryStats::default(), timings, false);
+            return Err(error);
+        }
+    };
+    let answer_deadline = Arc::clone(&deadline);
+    blocking(deadline, move |deadline| {
+        registered.enter(Stage::Running);
+        let asked = &registered.query().asked;
         let request = QueryRequest {
-            text: &query.text,
-            start: query.start,
-            end: query.end,
-            interval_ms: query.interval_ms,
-            range: query.range,
-            lookback_delta_ms: query.lookback_delta_ms,
+            text: &asked.text,
+            start: asked.start,
+            end: asked.end,
+            interval_ms: asked.step_ms,
+            range: wanted.range,
+            lookback_delta_ms: wanted.lookback_delta_ms,
         };
         let started = Instant::now();
         let output = ready.state.engine.execute(&*ready.store, &request, deadline);
         let executed = started.elapsed();
+        drop((permit, running));
         metrics.inner_eval.observe(executed.as_secs_f64());
-        let output = output?;
+        let timings = Timings { queued, executed };
+        let mut output = match output {
+            Ok(output) => output,
+            Err(error) => {
+                // What does not parse was never a query to Prometheus's engine, and is not in its log.
+                if !matches!(error, QueryError::Parse(_)) {
+                    log(&ready.state, &registered, Some(&error.to_string()), &QueryStats::default(), timings, false);
+                }
+                return Err(error.into());
+            }
+        };
+        let by_step = wanted.stats == "all";
+        log(&ready.state, &registered, None, &output.stats, timings, by_step);
         metrics.samples.add(output.stats.samples_read);
-        Ok(render(output, limit, &stats, Timings { queued, executed }))
+        answer::cut(&mut output, wanted.limit);
+        let mut stats = Vec::new();
+        if !wanted.stats.is_empty() {
+            write_stats(&mut stats, &output.stats, timings, by_step);
+        }
+        if !matches!(wanted.stats.as_str(), "" | "true" | "all") {
+            output.warnings.push(format!(
+                "value {:?} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\"",
+                wanted.stats
+            ));
+        }
+        registered.enter(Stage::Sending);
+        Ok(respond(QueryAnswer::new(output, &stats, Some(registered))?, Some(answer_deadline)))
     })
-    .await?;
-    Ok(from_bytes(body))
+    .await
 }
 
-fn render(mut output: QueryOutput, limit: usize, stats: &str, timings: Timings) -> Vec<u8> {
-    if limit > 0 {
-        let n_before = match &mut output.value {
-            Value::Vector(samples) => {
-                let n = samples.len();
-                samples.truncate(limit);
-                n
-            }
-            Value::Matrix(series) => {
-                let n = series.len();
-                series.truncate(limit);
-                n
-            }
-            Value::Scalar { .. } | Value::String { .. } => 0,
-        };
-        if n_before > limit {
-            output.warnings.push(TRUNCATED.to_owned());
-        }
-    }
-    if !matches!(stats, "" | "true" | "all") {
-        output.warnings.push(format!(
-            "value {stats:?} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\""
-        ));
-    }
-    success_bytes(&output.warnings, &output.infos, |out| {
-        out.push(b'{');
-        json::result(out, &output.value);
-        if !stats.is_empty() {
-            out.extend_from_slice(b",\"stats\":");
-            write_stats(out, &output, timings, stats == "all");
-        }
-        out.push(b'}');
-    })
+/// Writes the query log.
+fn log(
+    state: &ServerState,
+    registered: &Registered,
+    error: Option<&str>,
+    stats: &QueryStats,
+    timings: Timings,
+    by_step: bool,
+) {
+    let asked = &registered.query().asked;
+    state.query_log.write(asked, error, |out| write_stats(out, stats, timings, by_step));
 }
 
 /// Source: Prometheus v3.14, `util/stats/query_stats.go`, `QueryStats`. Preparation and sorting are
 /// parts of the evaluation here.
-fn write_stats(out: &mut Vec<u8>, output: &QueryOutput, timings: Timings, by_step: bool) {
+fn write_stats(out: &mut Vec<u8>, stats: &QueryStats, timings: Timings, by_step: bool) {
     let executed = timings.executed.as_secs_f64();
     let queued = timings.queued.as_secs_f64();
     let mut object = Object::new(out);
@@ -174,15 +177,15 @@ fn write_stats(out: &mut Vec<u8>, output: &QueryOutput, timings: Timings, by_ste
         .number("execTotalTime", executed + queued);
     inner.end();
     let mut inner = Object::new(object.key("samples"));
-    let per_step = output.stats.per_step.as_ref().filter(|_| by_step);
-    if let Some(stats) = per_step {
-        write_steps(inner.key("totalQueryableSamplesPerStep"), stats, &stats.total_queryable_samples);
+    let per_step = stats.per_step.as_ref().filter(|_| by_step);
+    if let Some(steps) = per_step {
+        write_steps(inner.key("totalQueryableSamplesPerStep"), steps, &steps.total_queryable_samples);
     }
-    inner.count("totalQueryableSamples", output.stats.total_queryable_samples);
-    if let Some(stats) = per_step {
-        write_steps(inner.key("samplesReadPerStep"), stats, &stats.samples_read);
+    inner.count("totalQueryableSamples", stats.total_queryable_samples);
+    if let Some(steps) = per_step {
+        write_steps(inner.key("samplesReadPerStep"), steps, &steps.samples_read);
     }
-    inner.count("samplesRead", output.stats.samples_read).count("peakSamples", output.stats.peak_samples);
+    inner.count("samplesRead", stats.samples_read).count("peakSamples", stats.peak_samples);
     inner.end();
     object.end();
 }

@@ -23,14 +23,19 @@ pub fn success_bytes(warnings: &[String], infos: &[String], write: impl FnOnce(&
     let mut body = Vec::with_capacity(1024);
     body.extend_from_slice(b"{\"status\":\"success\",\"data\":");
     write(&mut body);
+    write_end(&mut body, warnings, infos);
+    body
+}
+
+/// What follows the data of a successful answer.
+pub fn write_end(body: &mut Vec<u8>, warnings: &[String], infos: &[String]) {
     for (key, texts) in [("warnings", warnings), ("infos", infos)] {
         if !texts.is_empty() {
             body.extend_from_slice(format!(",\"{key}\":").as_bytes());
-            json::strings(&mut body, texts.iter().map(String::as_str));
+            json::strings(body, texts.iter().map(String::as_str));
         }
     }
     body.push(b'}');
-    body
 }
 
 /// An answer of JSON as it stands.

@@ -1,32 +1,58 @@
-//! Large answers on their way to clients.
+//! Answers on their way to clients.
 //!
 //! What a query takes is bounded while it runs; its answer still lies in memory until the client has
-//! read it. Large answers are therefore counted together, refused when they would take more than
-//! running queries may, and given up when their client reads nothing for a while.
+//! read it. Large answers of queries and look-ups are therefore written piece by piece while they are
+//! read, from results that stay charged to the engine's memory until then. Other large answers are
+//! counted together and refused when they would take more than running queries may. All are given up
+//! when their client reads nothing for a while.
 
 use super::error::ApiError;
+use super::work::Deadline;
 use crate::state::State as ServerState;
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chronolith_query::QueryError;
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Smaller answers are not counted: connections are limited, too.
+/// Smaller answers are written whole and not counted: connections are limited, too.
 const LARGE_BYTES: usize = 256 << 10;
-/// What is handed to a connection at once, as a copy: a slice would keep the whole answer.
-const PIECE_BYTES: usize = 128 << 10;
+/// What is handed to a connection at once. Writing it takes less than a millisecond, so the thread that
+/// does it is soon there for others.
+pub const PIECE_BYTES: usize = 64 << 10;
 /// A client that has read nothing for so long gets no more.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// Bytes of large answers that have not been read yet.
+/// An answer that is written piece by piece.
+pub trait Render: Send + 'static {
+    /// Appends the next piece, some [`PIECE_BYTES`] of it; false once the answer is whole. Cheap, and
+    /// cannot fail: what can go wrong has to go wrong before the first piece.
+    fn render(&mut self, out: &mut Vec<u8>) -> bool;
+}
+
+/// A JSON answer: at once if it is small, else while the client reads it, until `deadline` is cancelled.
+/// Called on a thread that may block, inside the runtime.
+pub fn respond(mut answer: impl Render, deadline: Option<Arc<Deadline>>) -> Response {
+    let mut first = Vec::with_capacity(1024);
+    let mut more = true;
+    while more && first.len() < LARGE_BYTES {
+        more = answer.render(&mut first);
+    }
+    let body = if more { stream(first, Box::new(answer), deadline, STALLED) } else { Body::from(first) };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Bytes of large answers that lie in memory as they are sent.
 #[derive(Debug, Default)]
 pub struct Sending(AtomicUsize);
 
@@ -55,23 +81,62 @@ impl Drop for Held {
     }
 }
 
-/// What is left of an answer.
-struct Rest {
+/// An answer that is there already, handed out as copies: a slice would keep the whole.
+struct Whole {
     bytes: Bytes,
     at: usize,
     _held: Held,
 }
 
-/// An answer in pieces. The rest is shared with the task that watches over it.
-struct Pieces {
-    rest: Arc<Mutex<Option<Rest>>>,
-    left: u64,
+impl Render for Whole {
+    fn render(&mut self, out: &mut Vec<u8>) -> bool {
+        let end = self.bytes.len().min(self.at + PIECE_BYTES);
+        out.extend_from_slice(&self.bytes[self.at..end]);
+        self.at = end;
+        end < self.bytes.len()
+    }
 }
 
-/// The client did not read on.
+/// What is left of an answer.
+struct Rest {
+    answer: Box<dyn Render>,
+    n_pieces: u64,
+}
+
+/// An answer in pieces. The rest is shared with the task that watches over it.
+struct Pieces {
+    first: Vec<u8>,
+    rest: Arc<Mutex<Option<Rest>>>,
+    is_whole: bool,
+    /// Bytes left, where that is known.
+    left: Option<u64>,
+}
+
+/// The client did not read on, or somebody ended the query.
 #[derive(Debug, thiserror::Error)]
-#[error("the client read nothing for {} seconds", STALLED.as_secs())]
+#[error("the rest of the answer was given up")]
 struct GaveUp;
+
+fn stream(
+    first: Vec<u8>,
+    answer: Box<dyn Render>,
+    deadline: Option<Arc<Deadline>>,
+    stalled: Duration,
+) -> Body {
+    Body::new(pieces(first, answer, None, deadline, stalled))
+}
+
+fn pieces(
+    first: Vec<u8>,
+    answer: Box<dyn Render>,
+    left: Option<u64>,
+    deadline: Option<Arc<Deadline>>,
+    stalled: Duration,
+) -> Pieces {
+    let rest = Arc::new(Mutex::new(Some(Rest { answer, n_pieces: 0 })));
+    tokio::spawn(watch(Arc::downgrade(&rest), deadline, stalled));
+    Pieces { first, rest, is_whole: false, left }
+}
 
 impl HttpBody for Pieces {
     type Data = Bytes;
@@ -81,50 +146,82 @@ impl HttpBody for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, GaveUp>>> {
-        if self.left == 0 {
+        let mut piece = std::mem::take(&mut self.first);
+        while piece.is_empty() && !self.is_whole {
+            let more = {
+                let mut slot = self.rest.lock();
+                let Some(rest) = slot.as_mut() else { return Poll::Ready(Some(Err(GaveUp))) };
+                rest.n_pieces += 1;
+                let more = rest.answer.render(&mut piece);
+                if !more {
+                    *slot = None;
+                }
+                more
+            };
+            self.is_whole = !more;
+        }
+        if piece.is_empty() {
             return Poll::Ready(None);
         }
-        let piece = {
-            let mut slot = self.rest.lock();
-            let Some(rest) = slot.as_mut() else { return Poll::Ready(Some(Err(GaveUp))) };
-            let end = rest.bytes.len().min(rest.at + PIECE_BYTES);
-            let piece = Bytes::copy_from_slice(&rest.bytes[rest.at..end]);
-            rest.at = end;
-            if end == rest.bytes.len() {
-                *slot = None;
-            }
-            piece
-        };
-        self.left -= piece.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        self.left = self.left.map(|left| left - piece.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_whole && self.first.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
-/// Ends when the answer was read or its client went away; takes it away from a client that stalls.
-async fn watch(rest: std::sync::Weak<Mutex<Option<Rest>>>, stalled: Duration) {
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        give_up(&self.rest);
+    }
+}
+
+/// Frees what is left of an answer: elsewhere, as it may be millions of allocations.
+fn give_up(rest: &Mutex<Option<Rest>>) {
+    let Some(rest) = rest.lock().take() else { return };
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(move || drop(rest));
+    }
+}
+
+/// Ends when the answer was read or its client went away; takes it away from a client that stalls, and
+/// when it is cancelled.
+async fn watch(rest: Weak<Mutex<Option<Rest>>>, deadline: Option<Arc<Deadline>>, stalled: Duration) {
+    let cancelled = async {
+        match &deadline {
+            Some(deadline) => deadline.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(cancelled);
     let mut before = None;
     loop {
-        tokio::time::sleep(stalled).await;
+        let is_cancelled = tokio::select! {
+            () = tokio::time::sleep(stalled) => false,
+            () = &mut cancelled => true,
+        };
         let Some(rest) = rest.upgrade() else { return };
-        let mut slot = rest.lock();
-        let at = slot.as_ref().map(|rest| rest.at);
-        if at.is_none() {
+        let n_pieces = rest.lock().as_ref().map(|rest| rest.n_pieces);
+        if n_pieces.is_none() {
             return;
         }
-        if at == before {
-            tracing::debug!("a client stopped reading its answer");
-            *slot = None;
+        if is_cancelled || n_pieces == before {
+            tracing::debug!(cancelled = is_cancelled, "the rest of an answer was given up");
+            give_up(&rest);
             return;
         }
-        before = at;
+        before = n_pieces;
     }
 }
 
-/// Bounds the memory of large answers. Lies inside compression, where answers have a known size.
+/// Bounds the memory of large answers that are written whole. Lies inside compression, where such
+/// answers have a known size.
 pub async fn bound(State(state): State<Arc<ServerState>>, request: Request, next: Next) -> Response {
     let limit = state.settings.total_query_memory_bytes;
     bound_response(next.run(request).await, &state.sending, limit, STALLED).await
@@ -137,7 +234,7 @@ async fn bound_response(
     stalled: Duration,
 ) -> Response {
     let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
-    let Some(size_bytes) = size.filter(|size| *size > LARGE_BYTES) else { return response };
+    let Some(size_bytes) = size.filter(|size| *size > LARGE_BYTES + PIECE_BYTES) else { return response };
     let Some(held) = sending.hold(size_bytes, limit) else {
         return ApiError::from(QueryError::OverBudget(format!(
             "answers on their way to clients would take more memory than the limit of {limit} bytes (--query.max-total-memory)"
@@ -150,37 +247,66 @@ async fn bound_response(
         Ok(bytes) => bytes,
         Err(error) => return ApiError::Internal(error.to_string()).into_response(),
     };
-    let left = bytes.len() as u64;
-    let rest = Arc::new(Mutex::new(Some(Rest { bytes, at: 0, _held: held })));
-    tokio::spawn(watch(Arc::downgrade(&rest), stalled));
-    Response::from_parts(parts, Body::new(Pieces { rest, left }))
+    let left = Some(bytes.len() as u64);
+    let whole = Whole { bytes, at: 0, _held: held };
+    Response::from_parts(parts, Body::new(pieces(Vec::new(), Box::new(whole), left, None, stalled)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     async fn answer(sending: &Arc<Sending>, size: usize, limit: usize, stalled: Duration) -> Response {
         bound_response(Response::new(Body::from(vec![b'x'; size])), sending, limit, stalled).await
+    }
+
+    /// Writes a thousand bytes at a time, and counts how often.
+    struct Counting {
+        left: usize,
+        written: Arc<AtomicUsize>,
+    }
+
+    impl Render for Counting {
+        fn render(&mut self, out: &mut Vec<u8>) -> bool {
+            out.resize(out.len() + 1000, b'x');
+            self.written.fetch_add(1000, Ordering::Relaxed);
+            self.left -= 1;
+            self.left > 0
+        }
     }
 
     #[tokio::test]
     async fn large_answers_arrive_whole_and_are_counted_until_then() {
         let sending = Arc::<Sending>::default();
-        let minute = Duration::from_secs(60);
-        let response = answer(&sending, 1 << 20, 2 << 20, minute).await;
+        let response = answer(&sending, 1 << 20, 2 << 20, MINUTE).await;
         assert_eq!(sending.0.load(Ordering::Relaxed), 1 << 20);
         assert_eq!(response.body().size_hint().exact(), Some(1 << 20));
         // A second one fits, a third does not.
-        let second = answer(&sending, 1 << 20, 2 << 20, minute).await;
-        assert_eq!(answer(&sending, 1 << 20, 2 << 20, minute).await.status(), 422);
-        assert_eq!(answer(&sending, 1000, 2 << 20, minute).await.status(), 200);
+        let second = answer(&sending, 1 << 20, 2 << 20, MINUTE).await;
+        assert_eq!(answer(&sending, 1 << 20, 2 << 20, MINUTE).await.status(), 422);
+        assert_eq!(answer(&sending, 1000, 2 << 20, MINUTE).await.status(), 200);
         drop(second);
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         assert_eq!((bytes.len(), bytes.iter().all(|byte| *byte == b'x')), (1 << 20, true));
-        assert_eq!(sending.0.load(Ordering::Relaxed), 0);
+        while sending.0.load(Ordering::Relaxed) != 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         // Alone it goes, however large.
-        assert_eq!(answer(&sending, 3 << 20, 2 << 20, minute).await.status(), 200);
+        assert_eq!(answer(&sending, 3 << 20, 2 << 20, MINUTE).await.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn answers_are_written_as_they_are_read() {
+        let written = Arc::<AtomicUsize>::default();
+        let small = respond(Counting { left: 10, written: Arc::clone(&written) }, None);
+        assert_eq!(small.body().size_hint().exact(), Some(10_000));
+        written.store(0, Ordering::Relaxed);
+        let large = respond(Counting { left: 5000, written: Arc::clone(&written) }, None);
+        assert_eq!(large.body().size_hint().exact(), None);
+        assert!(written.load(Ordering::Relaxed) < LARGE_BYTES + PIECE_BYTES);
+        assert_eq!(to_bytes(large.into_body(), usize::MAX).await.unwrap().len(), 5_000_000);
     }
 
     #[tokio::test]
@@ -194,6 +320,19 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(sending.0.load(Ordering::Relaxed), 0);
+        assert!(to_bytes(response.into_body(), usize::MAX).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_cancelled_is_given_up_at_once() {
+        let deadline = Deadline::after(MINUTE);
+        let written = Arc::<AtomicUsize>::default();
+        let response =
+            respond(Counting { left: 5000, written: Arc::clone(&written) }, Some(Arc::clone(&deadline)));
+        deadline.cancel();
+        while Arc::strong_count(&written) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         assert!(to_bytes(response.into_body(), usize::MAX).await.is_err());
     }
 }

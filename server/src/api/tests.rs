@@ -1,5 +1,7 @@
 //! The router in process, over a store in a temporary folder; answers compared whole.
 
+mod limits;
+
 use super::*;
 use crate::config::{Config, Environment};
 use crate::store::OpenDb;

@@ -4,16 +4,19 @@
 use super::error::ApiError;
 use chronolith_model::queryable::{QueryContext, Stop};
 use chronolith_model::symbols::SymbolTable;
-use chronolith_query::{Control, QueryError};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use chronolith_query::{Control, Engine, MemoryAccount, QueryError, Usage};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
-/// Tells a running query whether to go on.
+/// Tells a running query whether to go on, and others what it holds.
 #[derive(Debug)]
 pub struct Deadline {
     until: Instant,
     cancelled: AtomicBool,
+    told: Notify,
+    usage: OnceLock<Usage>,
 }
 
 impl Control for Deadline {
@@ -26,6 +29,11 @@ impl Control for Deadline {
             Ok(())
         }
     }
+
+    fn started(&self, usage: Usage) {
+        // A deadline is that of one query.
+        let _ = self.usage.set(usage);
+    }
 }
 
 impl Deadline {
@@ -33,21 +41,46 @@ impl Deadline {
     pub fn after(timeout: Duration) -> Arc<Self> {
         let now = Instant::now();
         let until = now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365));
-        Arc::new(Self { until, cancelled: AtomicBool::new(false) })
+        let (told, usage) = (Notify::new(), OnceLock::new());
+        Arc::new(Self { until, cancelled: AtomicBool::new(false), told, usage })
     }
 
     /// When the time is up.
     pub fn until(&self) -> Instant {
         self.until
     }
+
+    /// What the query holds, once it runs.
+    pub fn usage(&self) -> Option<&Usage> {
+        self.usage.get()
+    }
+
+    /// Ends the work, whether it waits, runs or is being sent.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.told.notify_waiters();
+    }
+
+    /// Returns once the work was cancelled.
+    pub async fn cancelled(&self) {
+        let told = self.told.notified();
+        tokio::pin!(told);
+        // From here on a notification is not missed.
+        told.as_mut().enable();
+        if !self.cancelled.load(Ordering::Relaxed) {
+            told.await;
+        }
+    }
 }
 
 /// Cancels the work when the future that holds this is dropped: the client went away.
-struct CancelOnDrop(Arc<Deadline>);
+struct CancelOnDrop(Option<Arc<Deadline>>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
+        if let Some(deadline) = self.0.take() {
+            deadline.cancel();
+        }
     }
 }
 
@@ -59,9 +92,10 @@ pub async fn blocking<T: Send + 'static>(
     deadline: Arc<Deadline>,
     work: impl FnOnce(&Deadline) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let guard = CancelOnDrop(Arc::clone(&deadline));
+    let mut guard = CancelOnDrop(Some(Arc::clone(&deadline)));
     let result = tokio::task::spawn_blocking(move || work(&deadline)).await;
-    drop(guard);
+    // The answer may still have a way to go.
+    guard.0 = None;
     result.unwrap_or_else(|error| {
         tracing::error!(err = %error, "work for a request panicked");
         Err(ApiError::Internal("internal error; the server's log says more".to_owned()))
@@ -76,28 +110,36 @@ pub async fn enter_gate(
     gate: &Arc<tokio::sync::Semaphore>,
     deadline: &Deadline,
 ) -> Result<tokio::sync::OwnedSemaphorePermit, ApiError> {
-    let queue = "query queue".to_owned();
+    let queue = || "query queue".to_owned();
     let until = tokio::time::Instant::from_std(deadline.until());
-    match tokio::time::timeout_at(until, Arc::clone(gate).acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        Ok(Err(_)) => Err(QueryError::Cancelled(queue).into()),
-        Err(_) => Err(QueryError::Timeout(queue).into()),
+    tokio::select! {
+        biased;
+        () = deadline.cancelled() => Err(QueryError::Cancelled(queue()).into()),
+        entered = tokio::time::timeout_at(until, Arc::clone(gate).acquire_owned()) => match entered {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(QueryError::Cancelled(queue()).into()),
+            Err(_) => Err(QueryError::Timeout(queue()).into()),
+        },
     }
 }
 
-/// The context of a label look-up: a deadline, and memory up to a limit.
+/// The context of a label look-up: a deadline, and memory under the limits of queries.
 #[derive(Debug)]
 pub struct LookupContext<'d> {
     deadline: &'d Deadline,
-    limit_bytes: usize,
-    used_bytes: AtomicUsize,
+    memory: MemoryAccount,
     symbols: SymbolTable,
 }
 
 impl<'d> LookupContext<'d> {
-    /// A context with the memory limit of a query.
-    pub fn new(deadline: &'d Deadline, limit_bytes: usize) -> Self {
-        Self { deadline, limit_bytes, used_bytes: AtomicUsize::new(0), symbols: SymbolTable::new() }
+    /// A context with an account of its own.
+    pub fn new(deadline: &'d Deadline, engine: &Engine) -> Self {
+        Self { deadline, memory: engine.memory_account(), symbols: SymbolTable::new() }
+    }
+
+    /// The account, for the result to keep.
+    pub fn into_memory(self) -> MemoryAccount {
+        self.memory
     }
 }
 
@@ -107,19 +149,11 @@ impl QueryContext for LookupContext<'_> {
     }
 
     fn charge(&self, size_bytes: usize) -> Result<(), Stop> {
-        let used = self.used_bytes.fetch_add(size_bytes, Ordering::Relaxed).saturating_add(size_bytes);
-        if used <= self.limit_bytes {
-            return Ok(());
-        }
-        self.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
-        Err(Stop::OverBudget(format!(
-            "the look-up would take more memory than the limit of {} bytes for one query (--query.max-memory)",
-            self.limit_bytes
-        )))
+        self.memory.charge(size_bytes)
     }
 
     fn release(&self, size_bytes: usize) {
-        self.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+        self.memory.release(size_bytes);
     }
 
     fn symbols(&self) -> &SymbolTable {

@@ -239,6 +239,24 @@ pub(crate) const FLAGS: &[Flag] = &[
     ),
     works("query.max-memory", Size, "1GB", "Memory that one query may take."),
     works("query.max-total-memory", Size, "2GB", "Memory that all running queries together may take."),
-    works("query.threads", Count, "0", "Threads that work on one query; 0 means one per core."),
+    works(
+        "query.max-series-read",
+        Count,
+        "100000000",
+        "Refuse a query whose selectors match more series by the index, counted in each block; 0 sets no limit.",
+    ),
+    works(
+        "query.max-samples-read",
+        Count,
+        "1000000000000",
+        "Refuse a query that would read more samples by an estimate before it runs; 0 sets no limit.",
+    ),
+    works(
+        "query.max-bytes-read",
+        Size,
+        "0B",
+        "Refuse a query that would read more bytes by an estimate before it runs; 0B sets no limit.",
+    ),
+    works("query.threads", Count, "0", "Threads that work on queries; 0 means one per core."),
     works("web.shutdown-timeout", Duration, "10s", "How long a stop waits for requests in flight."),
 ];

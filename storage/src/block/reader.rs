@@ -173,6 +173,12 @@ impl BlockPart {
     }
 }
 
+/// What a float takes with its share of the timestamps, generously: noise that does not compress takes more, what
+/// exporters send takes a tenth.
+const BYTES_PER_FLOAT: u64 = 2;
+/// As [`BYTES_PER_FLOAT`], for a histogram of some ten buckets.
+const BYTES_PER_HISTOGRAM: u64 = 32;
+
 impl Part for BlockPart {
     fn precedence(&self) -> Precedence {
         self.shared.header.seq_min
@@ -190,8 +196,21 @@ impl Part for BlockPart {
             let total = u128::from(total) * u128::from(n_series);
             u64::try_from(total.div_ceil(u128::from(header.n_series.max(1)))).unwrap_or(u64::MAX)
         };
-        let n_samples = share(header.n_samples());
-        Ok(Estimate { n_series, n_samples, size_bytes: n_samples.saturating_mul(2) })
+        // Of each series the part in range, and a chunk that reaches in at either end.
+        let (first, last) = (select.mint.max(header.mint), select.maxt.min(header.maxt));
+        let span = |from: i64, to: i64| i128::from(to) - i128::from(from) + 1;
+        let in_range = span(first, last).max(0).unsigned_abs();
+        let of_all = |total: u64| {
+            let part = u128::from(total) * in_range / span(header.mint, header.maxt).max(1).unsigned_abs();
+            let chunk = total / header.n_chunks.max(1);
+            let part = u64::try_from(part).unwrap_or(u64::MAX);
+            share(part).saturating_add(chunk.saturating_mul(2 * n_series)).min(share(total))
+        };
+        let (floats, histograms) = (of_all(header.n_floats), of_all(header.n_histograms));
+        let size_bytes = floats
+            .saturating_mul(BYTES_PER_FLOAT)
+            .saturating_add(histograms.saturating_mul(BYTES_PER_HISTOGRAM));
+        Ok(Estimate { n_series, n_samples: floats.saturating_add(histograms), size_bytes })
     }
 
     fn select(

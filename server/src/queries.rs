@@ -1,0 +1,180 @@
+//! The queries that are being worked on: to be listed, and to be ended.
+
+use crate::api::work::Deadline;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+/// Where a request came from and went to.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Address of the client, where it is known.
+    pub client: Option<IpAddr>,
+    /// `GET` or `POST`.
+    pub method: String,
+    /// Path of the request, with the route prefix.
+    pub path: String,
+}
+
+/// What a query asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// PromQL.
+    pub text: String,
+    /// First step, in milliseconds.
+    pub start: i64,
+    /// Last step, in milliseconds.
+    pub end: i64,
+    /// Between steps, in milliseconds; 0 for an instant query.
+    pub step_ms: i64,
+    /// Who asked.
+    pub origin: Origin,
+}
+
+/// How far a query is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// It waits for others (`--query.max-concurrency`).
+    Queued,
+    /// It is evaluated.
+    Running,
+    /// Its answer is read by the client.
+    Sending,
+}
+
+impl Stage {
+    /// As the API calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Sending => "sending",
+        }
+    }
+}
+
+/// A query that is being worked on.
+#[derive(Debug)]
+pub struct ActiveQuery {
+    /// Given out in the order of arrival, from 1 on.
+    pub id: u64,
+    /// What it asks for.
+    pub asked: Asked,
+    /// When it came.
+    pub started_at: SystemTime,
+    /// When it came, for durations.
+    pub started: Instant,
+    /// Ends it, and knows what it holds.
+    pub deadline: Arc<Deadline>,
+    stage: AtomicU8,
+}
+
+impl ActiveQuery {
+    /// How far it is.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Queued,
+            1 => Stage::Running,
+            _ => Stage::Sending,
+        }
+    }
+}
+
+/// All queries that are being worked on.
+#[derive(Debug, Default)]
+pub struct ActiveQueries {
+    last: AtomicU64,
+    queries: Mutex<BTreeMap<u64, Arc<ActiveQuery>>>,
+}
+
+impl ActiveQueries {
+    /// Puts a query on the list; it stays there as long as what comes back lives.
+    pub fn register(self: &Arc<Self>, asked: Asked, deadline: Arc<Deadline>) -> Registered {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let query = Arc::new(ActiveQuery {
+            id,
+            asked,
+            started_at: SystemTime::now(),
+            started: Instant::now(),
+            deadline,
+            stage: AtomicU8::new(Stage::Queued as u8),
+        });
+        self.queries.lock().insert(id, Arc::clone(&query));
+        Registered { queries: Arc::clone(self), query }
+    }
+
+    /// All of them, by arrival.
+    pub fn list(&self) -> Vec<Arc<ActiveQuery>> {
+        self.queries.lock().values().cloned().collect()
+    }
+
+    /// Ends a query; false if there is none of this number.
+    pub fn cancel(&self, id: u64) -> bool {
+        let query = self.queries.lock().get(&id).cloned();
+        if let Some(query) = &query {
+            query.deadline.cancel();
+        }
+        query.is_some()
+    }
+}
+
+/// A query's place on the list.
+#[derive(Debug)]
+pub struct Registered {
+    queries: Arc<ActiveQueries>,
+    query: Arc<ActiveQuery>,
+}
+
+impl Registered {
+    /// Tells how far the query is.
+    pub fn enter(&self, stage: Stage) {
+        self.query.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// The query.
+    pub fn query(&self) -> &ActiveQuery {
+        &self.query
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.queries.queries.lock().remove(&self.query.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chronolith_query::Control as _;
+    use std::time::Duration;
+
+    #[test]
+    fn queries_are_listed_while_they_live_and_end_when_told() {
+        let queries = Arc::<ActiveQueries>::default();
+        let asked = |text: &str| Asked {
+            text: text.to_owned(),
+            start: 0,
+            end: 0,
+            step_ms: 0,
+            origin: Origin { client: None, method: "GET".to_owned(), path: String::new() },
+        };
+        let deadline = || Deadline::after(Duration::from_secs(60));
+        let first = queries.register(asked("a"), deadline());
+        let second = queries.register(asked("b"), deadline());
+        second.enter(Stage::Running);
+        let listed: Vec<_> =
+            queries.list().iter().map(|query| (query.id, query.asked.text.clone(), query.stage())).collect();
+        assert_eq!(listed, [(1, "a".to_owned(), Stage::Queued), (2, "b".to_owned(), Stage::Running)]);
+        assert!(queries.cancel(2));
+        assert!(second.query().deadline.check().is_err());
+        assert!(first.query().deadline.check().is_ok());
+        drop(second);
+        assert!(!queries.cancel(2));
+        assert_eq!(queries.list().len(), 1);
+    }
+}
