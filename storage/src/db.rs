@@ -39,7 +39,7 @@ use directory::DataDirectory;
 use ids::BlockIds;
 use parking_lot::Mutex;
 use recover::{Found, Recovery};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -74,8 +74,10 @@ struct Inner {
     commit: Mutex<()>,
     sealing: Mutex<()>,
     compacting: Mutex<()>,
-    /// The result of a merge that is in the database and not served yet.
-    pending: Mutex<Option<Arc<Block>>>,
+    /// Blocks that are being merged.
+    merging: Mutex<HashSet<BlockId>>,
+    /// Results of merges that are in the database and not served yet.
+    pending: Mutex<Vec<Arc<Block>>>,
     interrupts: Interrupts,
     retention_time_ms: AtomicI64,
     retention_size_bytes: AtomicU64,
@@ -332,7 +334,8 @@ impl Inner {
             commit: Mutex::new(()),
             sealing: Mutex::new(()),
             compacting: Mutex::new(()),
-            pending: Mutex::new(None),
+            merging: Mutex::default(),
+            pending: Mutex::default(),
             interrupts: Interrupts::default(),
             retention_time_ms: AtomicI64::new(options.retention_time_ms),
             retention_size_bytes: AtomicU64::new(options.retention_size_bytes),
@@ -352,7 +355,7 @@ impl Inner {
     /// Replays the log; what does not fit into memory is sealed meanwhile.
     fn replay(&mut self, covered: &[u64]) -> Result<(), StorageError> {
         let report = self.tables.replay(covered, &mut || {
-            if let Err(error) = self.seal_frozen() {
+            if let Err(error) = self.seal_replayed() {
                 let error = error_chain(&error);
                 tracing::error!(
                     error,
@@ -414,7 +417,10 @@ fn open_blocks(recovery: &Recovery<'_>, found: &Found, drops: &Arc<DropQueue>) -
             .bulk_part(&found.store)
             .and_then(|part| compact::verify(&part.without_tombstones(), &block.header, &|| Ok(())))
         {
-            Ok(()) => replaced.extend(present),
+            Ok(()) => {
+                tracing::info!(block = %block.id(), n_inputs = present.len(), "a merge is finished, its inputs go");
+                replaced.extend(present);
+            }
             Err(error) => {
                 unusable.insert(block.id());
                 let range = (block.header.mint, block.header.maxt);

@@ -96,6 +96,61 @@ fn compaction_keeps_every_answer_and_leaves_few_blocks() {
     assert!(sst_files(folder.path()) <= n_files);
 }
 
+/// A server that was killed each second, with deletions and late samples, had thousands of blocks after some
+/// minutes: each late table became a block for every range it touched, none could be merged, and
+/// compaction never had its turn. Sealing alone keeps them few, in whatever lives there are.
+#[test]
+fn a_loop_of_crashes_leaves_few_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let mut most = 0;
+    let mut before = Content::new();
+    for life in 0..80i64 {
+        let db = support::open(folder.path(), &clock);
+        assert_eq!(all(&db), before, "life {life}");
+        most = most.max(db.status().blocks.len());
+        let now = START_MS + life * 3_000;
+        fill(&db, now, 3, 3);
+        let late = |n: i64| {
+            let back = 25_000 + (life * 7_919 + n * 104_729) % 300_000;
+            (series(n as usize % 3), now - back, float(n as f64))
+        };
+        let late: Vec<_> = (0..12).map(late).collect();
+        assert_eq!(support::append(&db, &late).refused, 0);
+        let matcher = vec![Matcher::equal("n", "1")];
+        db.delete(&[matcher], now - 200_000, now + 1_000).unwrap();
+        fill(&db, now + 1_500, 3, 2);
+        before = all(&db);
+        drop(db);
+    }
+    assert!(most < 250, "{most} blocks");
+    let db = support::open(folder.path(), &clock);
+    db.compact().unwrap();
+    assert_eq!(all(&db), before);
+    assert_eq!(db.status().lost, []);
+    assert!(db.status().blocks.len() < 100, "{}", db.status().blocks.len());
+}
+
+/// Each table was an ingest of its own: a start after a crash loop sealed a hundred one by one.
+#[test]
+fn tables_that_wait_are_sealed_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let db = support::open(folder.path(), &clock);
+    for window in 0..20 {
+        fill(&db, START_MS + window * WINDOW_MS, 2, 3);
+    }
+    let before = all(&db);
+    drop(db);
+    let db = support::open(folder.path(), &clock);
+    assert_eq!(all(&db), before);
+    assert!(db.status().head.n_frozen >= 15, "{:?}", db.status().head);
+    assert!(db.tick());
+    assert_eq!(db.status().head.n_frozen, 0);
+    assert_eq!(db.metrics().seal_durations.count(), 1);
+    assert_eq!(all(&db), before);
+}
+
 #[test]
 fn a_reader_keeps_its_version_while_blocks_are_replaced() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,8 @@
 //! holds for deletions: what an acknowledged deletion removed stays away.
 //!
 //! Writers append in order, out of order, in duplicate, histories of their own, and staleness markers;
-//! small windows and budgets keep sealing, compaction and deletion under way all the time.
+//! small windows and budgets keep sealing, compaction and deletion under way all the time. At the end it
+//! says how many kills came into which of these.
 //!
 //! `cargo run --release -p chronolith-benches --bin killtest -- --server target/release/chronolith --kills 200`
 
@@ -18,7 +19,7 @@ use chronolith_model::sample::{is_stale, stale_nan};
 use chronolith_wire::remote_write;
 use clap::Parser;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -88,6 +89,27 @@ struct Shared {
     base: i64,
     ticks: AtomicI64,
     deletions: AtomicU64,
+    /// Deletions sent and not answered yet.
+    deleting: AtomicU64,
+}
+
+/// What the kills came into, as the data directory and the senders tell.
+#[derive(Debug, Default)]
+struct Phases {
+    /// Files of blocks that were being written from tables.
+    writing_blocks: u32,
+    /// Tables that were frozen and not in blocks yet; the number counts files that mark them.
+    frozen_tables: u32,
+    /// Files of a merge.
+    merging: u32,
+    /// Files of records of a deletion.
+    recording_deletion: u32,
+    /// Deletions that nobody had answered.
+    unanswered_deletion: u32,
+    /// Log folders at most, and blocks after a start.
+    most_logs: usize,
+    most_blocks: u64,
+    last_blocks: u64,
 }
 
 /// xorshift64*: repeatable, and good enough to choose actions.
@@ -129,6 +151,7 @@ fn main() -> Result<(), String> {
         base: now - 3 * 86_400_000,
         ticks: AtomicI64::new(0),
         deletions: AtomicU64::new(0),
+        deleting: AtomicU64::new(0),
     });
     let mut random = Random(args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let start = Instant::now();
@@ -141,11 +164,14 @@ fn main() -> Result<(), String> {
         })
         .collect();
     let mut slowest_ready = Duration::ZERO;
+    let mut phases = Phases::default();
     let mut done = 0;
     let mut outcome = Ok(());
     while done < args.kills && start.elapsed() < Duration::from_secs(args.limit_s) {
         std::thread::sleep(Duration::from_millis(30 + random.below(args.life_ms)));
+        let is_deleting = shared.deleting.load(Ordering::SeqCst) > 0;
         server.kill();
+        phases.look(&root.join("data"), is_deleting);
         done += 1;
         let before = Instant::now();
         match start_server(&args, &root, &mut random, &shared) {
@@ -156,6 +182,7 @@ fn main() -> Result<(), String> {
             }
         }
         slowest_ready = slowest_ready.max(before.elapsed());
+        phases.count_blocks(&shared)?;
         // Everything is compared now and then, the newest part after each kill.
         let whole = done % 20 == 0 || done == args.kills;
         if let Err(error) = verify(&shared, &args, whole) {
@@ -163,8 +190,9 @@ fn main() -> Result<(), String> {
             break;
         }
         eprint!(
-            "\rkills {done}/{} ok {} failed {} indeterminate {} deletions {} slowest start {slowest_ready:?}   ",
+            "\rkills {done}/{} blocks {} ok {} failed {} indeterminate {} deletions {} slowest start {slowest_ready:?}   ",
             args.kills,
+            phases.last_blocks,
             shared.ok.load(Ordering::Relaxed),
             shared.failed.load(Ordering::Relaxed),
             shared.indeterminate.load(Ordering::Relaxed),
@@ -185,9 +213,11 @@ fn main() -> Result<(), String> {
         .iter()
         .map(|o| o.lock().expect("no writer panicked").iter().map(BTreeMap::len).sum::<usize>())
         .sum();
+    phases.print(&root);
     println!(
-        "{done} kills, {} requests ok, {} failed, {} indeterminate, {} refused, {} deletions, {samples} samples known, \
+        "{done} kills in {:.0} s, {} requests ok, {} failed, {} indeterminate, {} refused, {} deletions, {samples} samples known, \
          {} bytes on disk, slowest start {slowest_ready:?}",
+        start.elapsed().as_secs_f64(),
         shared.ok.load(Ordering::Relaxed),
         shared.failed.load(Ordering::Relaxed),
         shared.indeterminate.load(Ordering::Relaxed),
@@ -202,13 +232,67 @@ fn main() -> Result<(), String> {
     outcome
 }
 
+impl Phases {
+    /// Looks at the data directory of a server that was just killed.
+    fn look(&mut self, data: &Path, is_deleting: bool) {
+        let staged = |purpose: &str| u32::from(!names(&data.join("staging").join(purpose)).is_empty());
+        self.writing_blocks += staged("seal");
+        self.merging += staged("merge");
+        self.recording_deletion += staged("delete");
+        self.unanswered_deletion += u32::from(is_deleting);
+        let logs = names(&data.join("log"));
+        let is_frozen =
+            |log: &String| names(&data.join("log").join(log)).iter().any(|name| name.starts_with("frozen-"));
+        self.frozen_tables += u32::from(logs.iter().any(is_frozen));
+        self.most_logs = self.most_logs.max(logs.len());
+    }
+
+    /// Asks the server how many blocks it has.
+    fn count_blocks(&mut self, shared: &Shared) -> Result<(), String> {
+        let authority = shared.authority.lock().expect("no writer panicked").clone();
+        let mut client = Client::new(authority, Duration::from_secs(20));
+        let metrics = client.get("/metrics").map_err(|e| format!("metrics: {e}"))?.text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("prometheus_tsdb_blocks_loaded "));
+        let count = line.and_then(|count| count.trim().parse::<f64>().ok());
+        self.last_blocks = count.ok_or("the server does not tell how many blocks it has")? as u64;
+        self.most_blocks = self.most_blocks.max(self.last_blocks);
+        Ok(())
+    }
+
+    fn print(&self, root: &Path) {
+        let log = std::fs::read_to_string(root.join("server.log")).unwrap_or_default();
+        let starts_that = |message: &str| log.lines().filter(|line| line.contains(message)).count();
+        println!(
+            "kills while blocks were written from tables: {}; while frozen tables waited: {}; between the \
+             commit of blocks and the end of their logs: {}",
+            self.writing_blocks,
+            self.frozen_tables,
+            starts_that("logs of tables that are in blocks"),
+        );
+        println!(
+            "kills while a merge was written: {}; between its commit and the end of its inputs: {}",
+            self.merging,
+            starts_that("a merge is finished"),
+        );
+        println!(
+            "kills while a deletion was recorded: {}; while one was not answered: {}",
+            self.recording_deletion, self.unanswered_deletion
+        );
+        println!(
+            "at most {} blocks after a start, {} after the last, at most {} tables with a log",
+            self.most_blocks, self.last_blocks, self.most_logs
+        );
+    }
+}
+
+/// Names in a folder; none if it is not there.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
 /// Starts the server with options drawn by chance.
-fn start_server(
-    args: &Args,
-    root: &std::path::Path,
-    random: &mut Random,
-    shared: &Shared,
-) -> Result<Process, String> {
+fn start_server(args: &Args, root: &Path, random: &mut Random, shared: &Shared) -> Result<Process, String> {
     let authority = format!("127.0.0.1:{}", free_port());
     let sync = if random.below(4) == 0 { "always" } else { "grouped" };
     let window = "2m";
@@ -376,7 +460,10 @@ fn delete(shared: &Shared, client: &mut Client, writer: u32, random: &mut Random
         seconds(from),
         seconds(to)
     );
-    let state = match client.post(&path, &[], &[]) {
+    shared.deleting.fetch_add(1, Ordering::SeqCst);
+    let answer = client.post(&path, &[], &[]);
+    shared.deleting.fetch_sub(1, Ordering::SeqCst);
+    let state = match answer {
         Ok(response) if response.status == 204 => State::Deleted,
         Ok(response) => {
             eprintln!("\ndeletion refused with {}: {}", response.status, response.text());

@@ -5,8 +5,9 @@
 //! ingest on a restart would drop the inputs.
 
 use super::Inner;
+use super::directory::Purpose;
 use super::version::Block;
-use crate::block::compaction::{Levels, Plan, plan};
+use crate::block::compaction::{BlockInfo, Levels, Plan, plan, plan_crowd};
 use crate::block::content::ContentHash;
 use crate::block::header::BlockHeader;
 use crate::block::merge::{MergeInput, MergeSource};
@@ -14,10 +15,13 @@ use crate::block::reader::BlockPart;
 use crate::block::writer::{BlockMeta, write_block};
 use crate::chunk::Effort;
 use crate::error::{StorageError, error_chain};
+use crate::kv::keys::BlockId;
 use crate::kv::staged::StagedBlock;
 use crate::metrics::LostRange;
 use crate::part::{Part, PartRead, PartSelect, RunBuffer};
 use chronolith_model::queryable::{HistogramNeed, QueryContext, Stop, Unlimited};
+use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -40,6 +44,28 @@ pub(crate) enum Compacted {
     Overtaken,
 }
 
+/// Blocks that a merge works on: no other one takes them until this is dropped.
+struct Claim<'m> {
+    merging: &'m Mutex<HashSet<BlockId>>,
+    ids: Vec<BlockId>,
+}
+
+impl<'m> Claim<'m> {
+    fn of(merging: &'m Mutex<HashSet<BlockId>>, locked: &mut HashSet<BlockId>, ids: Vec<BlockId>) -> Self {
+        locked.extend(ids.iter().copied());
+        Self { merging, ids }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut merging = self.merging.lock();
+        self.ids.iter().for_each(|id| {
+            merging.remove(id);
+        });
+    }
+}
+
 impl Inner {
     /// Levels by the present retention.
     pub fn levels(&self) -> Levels {
@@ -50,23 +76,58 @@ impl Inner {
     /// Does the next merge that is due.
     pub fn compact_once(&self) -> Result<Compacted, StorageError> {
         let _compacting = self.compacting.lock();
-        let version = self.version.load_full();
-        let Some(plan) = plan(&version.infos(), &self.levels(), self.horizon()) else {
-            return Ok(Compacted::Nothing);
+        self.merge_next(|blocks, levels| plan(blocks, levels, self.horizon()))
+    }
+
+    /// Merges small blocks that have become a crowd, beside what compaction is doing.
+    pub fn compact_crowd(&self) -> Result<Compacted, StorageError> {
+        self.merge_next(plan_crowd)
+    }
+
+    fn merge_next(
+        &self,
+        choose: impl FnOnce(&[BlockInfo], &Levels) -> Option<Plan>,
+    ) -> Result<Compacted, StorageError> {
+        let (plan, inputs, _claim) = {
+            let mut merging = self.merging.lock();
+            // Before the version: what is sealed later ranks behind it.
+            let settled = self.tables.settled_below();
+            let version = self.version.load_full();
+            let mut infos = version.infos();
+            for info in &mut infos {
+                info.stays |= info.seq.1 >= settled || merging.contains(&info.id);
+            }
+            let Some(plan) = choose(&infos, &self.levels()) else { return Ok(Compacted::Nothing) };
+            let inputs: Vec<Arc<Block>> =
+                plan.inputs.iter().filter_map(|&id| version.get(id).cloned()).collect();
+            let claim = Claim::of(&self.merging, &mut merging, plan.inputs.clone());
+            (plan, inputs, claim)
         };
-        let inputs: Vec<Arc<Block>> = plan.inputs.iter().filter_map(|&id| version.get(id).cloned()).collect();
-        drop(version);
         self.merge(&plan, inputs)
     }
 
     /// Writes blocks with deletions anew, without what was deleted.
     pub fn clean_tombstones(&self) -> Result<(), StorageError> {
         let _compacting = self.compacting.lock();
-        let deleted = |block: &&Arc<Block>| !block.part.tombstones().is_empty() && !block.info().damaged;
-        let blocks: Vec<Arc<Block>> = self.version.load().blocks.iter().filter(deleted).cloned().collect();
-        for block in blocks {
-            let plan = Plan { inputs: vec![block.id()], level: block.header.level };
-            while self.merge(&plan, vec![Arc::clone(&block)])? == Compacted::Overtaken {}
+        let deleted = |block: &&Arc<Block>| !block.part.tombstones().is_empty() && !block.is_damaged();
+        let ids: Vec<BlockId> =
+            self.version.load().blocks.iter().filter(deleted).map(|block| block.id()).collect();
+        for id in ids {
+            loop {
+                let (block, _claim) = {
+                    let mut merging = self.merging.lock();
+                    // Merged meanwhile, or just being merged: without what was deleted.
+                    let Some(block) = self.version.load().get(id).filter(|_| !merging.contains(&id)).cloned()
+                    else {
+                        break;
+                    };
+                    (block, Claim::of(&self.merging, &mut merging, vec![id]))
+                };
+                let plan = Plan { inputs: vec![id], level: block.header.level };
+                if self.merge(&plan, vec![block])? != Compacted::Overtaken {
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -124,7 +185,7 @@ impl Inner {
             .collect();
         let mut source = MergeSource::new(merge_inputs, self.interrupts.clone())?;
         let id = self.ids.next(&*self.options.clock);
-        let mut staged = StagedBlock::create(&self.directory.staging(), id)?;
+        let mut staged = StagedBlock::create(&self.directory.staging_for(Purpose::Merge), id)?;
         let header = write_block(self.output_meta(plan, inputs, id), &mut source, &mut staged)?;
         let expected = source.n_samples;
         let n_conflicts = source.n_conflicts;
@@ -141,16 +202,21 @@ impl Inner {
             if self.count_tombstones(inputs) != n_tombstones {
                 return Ok(Compacted::Overtaken);
             }
-            self.ingest(vec![staged])?;
-            let output = self.open_ingested(vec![header])?.remove(0);
-            *self.pending.lock() = Some(Arc::clone(&output));
+            let sizes = self.ingest(vec![staged])?;
+            let output = self.open_ingested(vec![header], sizes)?.remove(0);
+            self.pending.lock().push(Arc::clone(&output));
             output
         };
         let verified = output
             .bulk_part(&self.store)
             .and_then(|part| verify(&part.without_tombstones(), &output.header, &self.check_stop()));
         let _commit = self.commit.lock();
-        let output = self.pending.lock().take().unwrap_or(output);
+        // With the deletions that came meanwhile.
+        let output = {
+            let mut pending = self.pending.lock();
+            let at = pending.iter().position(|block| block.id() == id);
+            at.map_or(output, |at| pending.swap_remove(at))
+        };
         if let Err(error) = verified {
             output.doom();
             return Err(error);
@@ -160,7 +226,7 @@ impl Inner {
         Ok(Compacted::Done)
     }
 
-    fn output_meta(&self, plan: &Plan, inputs: &[Arc<Block>], id: crate::kv::keys::BlockId) -> BlockMeta {
+    fn output_meta(&self, plan: &Plan, inputs: &[Arc<Block>], id: BlockId) -> BlockMeta {
         let headers = || inputs.iter().map(|block| &block.header);
         // Tables whose logs are gone need no mention any more.
         let mut tables: Vec<u64> = headers().flat_map(|header| header.tables.iter().copied()).collect();
@@ -177,7 +243,7 @@ impl Inner {
             tables,
             parents: inputs.iter().map(|block| block.id().0).collect(),
             effort: if plan.level >= COMPACT_EFFORT_LEVEL { Effort::Compact } else { Effort::Seal },
-            spill_dir: Some(self.directory.staging()),
+            spill_dir: Some(self.directory.staging_for(Purpose::Merge)),
         }
     }
 

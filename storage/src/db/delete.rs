@@ -2,6 +2,7 @@
 //! ingest. What is written later is not touched.
 
 use super::Inner;
+use super::directory::Purpose;
 use super::version::Block;
 use crate::error::StorageError;
 use crate::kv::KvWrite;
@@ -26,15 +27,15 @@ impl Inner {
         self.seal_frozen()?;
         let _commit = self.commit.lock();
         let version = self.version.load_full();
-        // A merge's result that is not served yet replaces its inputs at the next start.
-        let pending = self.pending.lock().clone();
+        // Results of merges that are not served yet replace their inputs at the next start.
+        let pending: Vec<Arc<Block>> = self.pending.lock().clone();
         let affected = version.blocks.iter().chain(&pending).filter(|block| block.overlaps(mint, maxt));
         let context = Unlimited::default();
         let mut staged = Vec::new();
         let mut changed = Vec::new();
         for block in affected {
             let Some(tombstone) = block.part.tombstone(matcher_sets, mint, maxt, &context)? else { continue };
-            let mut file = StagedBlock::create(&self.directory.staging(), block.id())?;
+            let mut file = StagedBlock::create(&self.directory.staging_for(Purpose::Delete), block.id())?;
             let (key, value) = tombstone.record(block.id());
             file.put(Kind::Tombstones, &key, &value)?;
             staged.push(file);
@@ -42,10 +43,14 @@ impl Inner {
             changed.push(Arc::new(block.with_part(part)));
         }
         self.ingest(staged)?;
-        let (pending, served): (Vec<Arc<Block>>, Vec<Arc<Block>>) =
-            changed.into_iter().partition(|block| version.get(block.id()).is_none());
-        if let Some(block) = pending.into_iter().next() {
-            *self.pending.lock() = Some(block);
+        let (unserved, served): (Vec<Arc<Block>>, Vec<Arc<Block>>) =
+            changed.into_iter().partition(|block| pending.iter().any(|one| one.id() == block.id()));
+        {
+            let mut pending = self.pending.lock();
+            for block in unserved {
+                pending.retain(|one| one.id() != block.id());
+                pending.push(block);
+            }
         }
         let ids: Vec<_> = served.iter().map(|block| block.id()).collect();
         self.version.store(Arc::new(version.changed(&ids, served)));

@@ -7,7 +7,7 @@
 //!   SECRET       32 random bytes, mode 0600: key of the series hash in memory
 //!   BALLAST      space that is given back when the disk is full
 //!   blocks/      RocksDB; receives whole SST files only
-//!   staging/     SST files on their way in; emptied at every start
+//!   staging/     SST files on their way in, a folder per purpose; emptied at every start
 //!   log/         one folder per table that is not in blocks yet
 //!   quarantine/  what was found damaged, and report.tsv, which says what it was
 //! ```
@@ -27,6 +27,18 @@ const VERSION_WORD: &str = "chronolith";
 
 /// Bytes of the secret.
 pub const SECRET_BYTES: usize = 32;
+
+/// What SST files are written for. Each has a folder of its own in `staging/`, so that what is left after
+/// a crash tells what it came into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Tables that become blocks.
+    Seal,
+    /// Blocks that are merged.
+    Merge,
+    /// Deletions that are recorded for blocks.
+    Delete,
+}
 
 /// A data directory that this process has locked.
 #[derive(Debug)]
@@ -74,6 +86,15 @@ impl DataDirectory {
     /// Where SST files are written.
     pub fn staging(&self) -> PathBuf {
         self.path.join(Self::STAGING)
+    }
+
+    /// Where SST files are written for a purpose.
+    pub fn staging_for(&self, purpose: Purpose) -> PathBuf {
+        self.staging().join(match purpose {
+            Purpose::Seal => "seal",
+            Purpose::Merge => "merge",
+            Purpose::Delete => "delete",
+        })
     }
 
     /// Folders of the log tables.

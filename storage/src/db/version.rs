@@ -8,6 +8,7 @@ use crate::kv::keys::BlockId;
 use crate::kv::pins::{BlockPin, DropQueue};
 use crate::kv::store::{Store, StoreRead};
 use crate::part::Part;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -66,6 +67,11 @@ impl Block {
         self.damaged.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it cannot be read whole.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     pub fn info(&self) -> BlockInfo {
         BlockInfo {
             id: self.id(),
@@ -74,7 +80,7 @@ impl Block {
             level: self.header.level,
             seq: (self.header.seq_min, self.header.seq_max),
             n_samples: self.header.n_samples(),
-            damaged: self.damaged.load(Ordering::Relaxed),
+            stays: self.is_damaged(),
         }
     }
 
@@ -97,6 +103,7 @@ impl Version {
 
     /// This version without some blocks and with others.
     pub fn changed(&self, without: &[BlockId], with: impl IntoIterator<Item = Arc<Block>>) -> Self {
+        let without: HashSet<BlockId> = without.iter().copied().collect();
         let kept = self.blocks.iter().filter(|block| !without.contains(&block.id())).cloned();
         Self::new(kept.chain(with).collect())
     }

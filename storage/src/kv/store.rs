@@ -16,10 +16,12 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, ErrorKind,
     IngestExternalFileOptions, Options, ReadOptions,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The MANIFEST is preallocated in steps of this size, so that a full disk can still commit ingests.
@@ -38,6 +40,8 @@ pub struct Store {
     /// `None` while it is being reopened, or after a reopening failed.
     database: ArcSwapOption<Database>,
     reopening: Mutex<()>,
+    /// How often all files were listed to drop blocks.
+    n_listings: AtomicU64,
 }
 
 struct Database {
@@ -102,6 +106,7 @@ impl Store {
             cache,
             database: ArcSwapOption::from_pointee(database),
             reopening: Mutex::new(()),
+            n_listings: AtomicU64::new(0),
         })
     }
 
@@ -116,12 +121,12 @@ impl Store {
     }
 
     /// Commits blocks: all their files become visible and durable at once, or none does. The files
-    /// are gone from the staging directory afterwards, also if it failed.
+    /// are gone from the staging directory afterwards, also if it failed. Gives the bytes of each block.
     ///
     /// # Errors
     /// [`StorageError::Kv`] if a file cannot be finished or RocksDB refuses them; nothing is visible
     /// then.
-    pub fn ingest_blocks(&self, blocks: Vec<StagedBlock>) -> Result<(), StorageError> {
+    pub fn ingest_blocks(&self, blocks: Vec<StagedBlock>) -> Result<Vec<u64>, StorageError> {
         let names = blocks.iter().map(|block| block.id().to_string()).collect::<Vec<_>>().join(", ");
         let operation = || format!("ingest block {names}");
         let mut paths = Vec::new();
@@ -130,15 +135,17 @@ impl Store {
         for block in &mut blocks {
             paths.extend(block.finish()?);
         }
+        let sizes = blocks.iter().map(StagedBlock::size_bytes).collect();
         if paths.is_empty() {
-            return Ok(());
+            return Ok(sizes);
         }
         self.with(|database| {
             database
                 .rocks
                 .ingest_external_file_opts(&ingest_options(), paths)
                 .map_err(|error| kv_error(operation(), &error))
-        })
+        })?;
+        Ok(sizes)
     }
 
     /// Links finished SST files of another database in, one by one, and tells which were refused.
@@ -159,33 +166,41 @@ impl Store {
         })
     }
 
-    /// Removes all files of a block. The caller makes sure that nobody reads it any more.
+    /// Removes all files of a block, see [`Store::drop_blocks`].
     ///
     /// # Errors
-    /// [`StorageError::Kv`] if RocksDB fails or files of the block remain. Calling again is safe.
+    /// As [`Store::drop_blocks`].
     pub fn drop_block(&self, id: BlockId) -> Result<(), StorageError> {
-        let operation = || format!("drop block {id}");
-        let from = id.0.to_be_bytes().to_vec();
-        // The end is included, so the first key of the next block must not be named here.
-        let mut to = from.clone();
-        to.extend_from_slice(&LAST_KEY_TAIL);
+        self.drop_blocks(&[id])
+    }
+
+    /// Removes all files of blocks. The caller makes sure that nobody reads them any more. The files of
+    /// the store are listed once, and blocks between which there is no other one go in one edit of the
+    /// manifest; so dropping many at once is much cheaper than one by one.
+    ///
+    /// # Errors
+    /// [`StorageError::Kv`] if RocksDB fails or files of the blocks remain; some may be gone then.
+    /// Calling again is safe.
+    pub fn drop_blocks(&self, ids: &[BlockId]) -> Result<(), StorageError> {
+        let ids: BTreeSet<BlockId> = ids.iter().copied().collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
         self.with(|database| {
-            let mut files = live_files(database, &self.path)?;
-            files.retain(|file| belongs_to(file, id));
-            for attempt in 0..3 {
-                database
-                    .rocks
-                    .delete_file_in_range(&from, &to)
-                    .map_err(|error| kv_error(operation(), &error))?;
-                if live_files(database, &self.path)?.iter().all(|file| !belongs_to(file, id)) {
-                    unlink_header_first(&mut files);
-                    return Ok(());
-                }
-                // What remains is at level 0 or was being moved: push it down and try again.
-                tracing::warn!(block = %id, attempt, "files of a dropped block remain, moving them down");
-                database.rocks.compact_range(Some(&from), Some(&to));
+            let files = live_files(database, &self.path)?;
+            self.n_listings.fetch_add(1, Ordering::Relaxed);
+            let is_dropped = |key: &[u8]| split(key).is_some_and(|(id, _, _)| ids.contains(&id));
+            let kept = files.iter().flat_map(|file| [&file.first_key, &file.last_key]);
+            let kept: BTreeSet<&[u8]> = kept.map(Vec::as_slice).filter(|key| !is_dropped(key)).collect();
+            for range in ranges(&ids, &kept) {
+                drop_range(database, range)?;
             }
-            Err(StorageError::Kv { operation: operation(), reason: "files of the block remain".into() })
+            let mut dropped: Vec<LiveFile> = files
+                .into_iter()
+                .filter(|file| is_dropped(&file.first_key) && is_dropped(&file.last_key))
+                .collect();
+            unlink_header_first(&mut dropped);
+            Ok(())
         })
     }
 
@@ -327,11 +342,12 @@ impl KvRead for StoreRead {
     }
 }
 
-/// Removes the names of a dropped block's files. RocksDB removes them as well, but only once no thread
+/// Removes the names of dropped blocks' files. RocksDB removes them as well, but only once no thread
 /// holds an older version; after a kill they would come back as files that the manifest lacks. Without
-/// its header, which goes first, what is left of a block is known to be nothing.
+/// its header (headers go first) what is left of a block is known to be nothing.
 fn unlink_header_first(files: &mut [LiveFile]) {
-    files.sort_by(|a, b| a.first_key.cmp(&b.first_key));
+    let is_rest = |file: &LiveFile| split(&file.first_key).is_none_or(|(_, kind, _)| kind != Kind::Header);
+    files.sort_by_cached_key(|file| (is_rest(file), file.first_key.clone()));
     for file in files {
         if let Err(error) = std::fs::remove_file(&file.path)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -341,9 +357,45 @@ fn unlink_header_first(files: &mut [LiveFile]) {
     }
 }
 
-fn belongs_to(file: &LiveFile, id: BlockId) -> bool {
-    let prefix = id.0.to_be_bytes();
-    file.first_key.starts_with(&prefix) || file.last_key.starts_with(&prefix)
+/// Ranges of keys, both ends included, that hold all keys of these blocks and none that is kept.
+fn ranges(ids: &BTreeSet<BlockId>, kept: &BTreeSet<&[u8]>) -> Vec<(BlockId, BlockId)> {
+    let mut ranges: Vec<(BlockId, BlockId)> = Vec::new();
+    for &id in ids {
+        let follows = |last: &BlockId| {
+            let (from, to) = (last.0.to_be_bytes(), id.0.to_be_bytes());
+            kept.range::<[u8], _>((Bound::Included(&from[..]), Bound::Included(&to[..]))).next().is_none()
+        };
+        match ranges.last_mut().filter(|(_, last)| follows(last)) {
+            Some((_, last)) => *last = id,
+            None => ranges.push((id, id)),
+        }
+    }
+    ranges
+}
+
+/// Drops all files of a range of blocks and makes sure that none remains.
+fn drop_range(database: &Database, (first, last): (BlockId, BlockId)) -> Result<(), StorageError> {
+    let operation = || format!("drop blocks {first} to {last}");
+    let from = first.0.to_be_bytes().to_vec();
+    // The end is included, so the first key of the next block must not be named here.
+    let mut to = last.0.to_be_bytes().to_vec();
+    to.extend_from_slice(&LAST_KEY_TAIL);
+    for attempt in 0..3 {
+        database.rocks.delete_file_in_range(&from, &to).map_err(|error| kv_error(operation(), &error))?;
+        // A file that remains has a key, whatever its level; an error means that one remains too.
+        let mut options = read_options(false);
+        options.set_iterate_upper_bound(to.as_slice());
+        let mut iterator = database.rocks.raw_iterator_opt(options);
+        iterator.seek(&from);
+        if !iterator.valid() && iterator.status().is_ok() {
+            return Ok(());
+        }
+        drop(iterator);
+        // What remains is at level 0 or was being moved: push it down and try again.
+        tracing::warn!(%first, %last, attempt, "files of dropped blocks remain, moving them down");
+        database.rocks.compact_range(Some(&from), Some(&to));
+    }
+    Err(StorageError::Kv { operation: operation(), reason: "files of the blocks remain".into() })
 }
 
 fn live_files(database: &Database, path: &Path) -> Result<Vec<LiveFile>, StorageError> {
@@ -529,6 +581,39 @@ mod tests {
         assert!(store.live_files().unwrap().iter().all(|file| file.level == 6));
         assert_eq!(std::fs::read_dir(dir.path().join("staging")).unwrap().count(), 0);
         store.drop_block(BlockId(2)).unwrap();
+    }
+
+    /// Each drop of a block listed all files of the store, twice: after thousands of blocks a start took
+    /// most of a minute.
+    #[test]
+    fn dropping_many_blocks_lists_the_files_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        store.ingest_blocks((1..=40).map(|id| staged(dir.path(), id)).collect()).unwrap();
+        let dropped: Vec<BlockId> = (1..=40).filter(|id| id % 10 != 3).map(BlockId).collect();
+        store.drop_blocks(&dropped).unwrap();
+        assert_eq!(store.n_listings.load(Ordering::Relaxed), 1);
+        let left: Vec<_> = store.blocks().unwrap().into_iter().map(|(id, files)| (id, files.len())).collect();
+        assert_eq!(left, [3, 13, 23, 33].map(|id| (Some(BlockId(id)), 3)));
+        let on_disk = std::fs::read_dir(store.path()).unwrap();
+        let n_files =
+            on_disk.filter(|entry| entry.as_ref().unwrap().path().extension() == Some("sst".as_ref()));
+        assert_eq!(n_files.count(), 12);
+        for id in [3, 13, 23, 33] {
+            let key = key(BlockId(id), Kind::Tiles, &2u32.to_be_bytes());
+            assert!(reader(&store, id).get(&key).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn ranges_of_dropped_blocks_leave_out_what_is_kept() {
+        let ids: BTreeSet<BlockId> = [1, 2, 5, 6, 9].map(BlockId).into();
+        assert_eq!(ranges(&ids, &BTreeSet::new()), [(BlockId(1), BlockId(9))]);
+        let between = key(BlockId(3), Kind::Header, &[]);
+        assert_eq!(
+            ranges(&ids, &[&between[..]].into()),
+            [(BlockId(1), BlockId(2)), (BlockId(5), BlockId(9))]
+        );
     }
 
     #[test]

@@ -9,7 +9,8 @@
 use crate::part::ColumnSlice;
 use chronolith_model::queryable::{QueryContext, Stop, TimestampColumn};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 /// A part of a run that is kept.
@@ -206,41 +207,31 @@ fn interleave(stretches: &[Stretch<'_>]) -> Vec<Segment> {
         heads.push(head);
         run += runs.len() as u32;
     }
+    // Heads by their next time. Thousands of parts may hold samples of a series, each a few.
+    let mut queue: BinaryHeap<Reverse<(i64, usize)>> =
+        heads.iter().enumerate().filter_map(|(at, head)| Some(Reverse((head.time()?, at)))).collect();
     let mut segments: Vec<Segment> = Vec::new();
-    loop {
-        let mut winner: Option<(usize, i64)> = None;
-        // The earliest time of any other head: the winner runs freely up to it.
-        let mut other: Option<i64> = None;
-        for (at, head) in heads.iter().enumerate() {
-            let Some(time) = head.time() else { continue };
-            match winner {
-                Some((_, best)) if time >= best => other = Some(other.map_or(time, |other| other.min(time))),
-                Some((_, best)) => {
-                    other = Some(best);
-                    winner = Some((at, time));
-                }
-                None => winner = Some((at, time)),
-            }
+    while let Some(Reverse((time, at))) = queue.pop() {
+        // Of equal times the queue gave the one of the first part; the others lose theirs.
+        while let Some(&Reverse((_, loser))) = queue.peek().filter(|Reverse((other, _))| *other == time) {
+            queue.pop();
+            heads[loser].advance(1);
+            queue.extend(heads[loser].time().map(|time| Reverse((time, loser))));
         }
-        let Some((at, time)) = winner else { return segments };
         let head = &mut heads[at];
         let rest = &head.runs[0].times.times()[head.at..];
-        let count = match other {
-            Some(other) => rest.partition_point(|&time| time < other).max(1),
+        // The winner runs freely up to the earliest time of any other head.
+        let count = match queue.peek() {
+            Some(Reverse((other, _))) => rest.partition_point(|time| time < other),
             None => rest.len(),
         };
         let (run, from) = (head.run, head.at as u32);
         head.advance(count);
+        queue.extend(head.time().map(|time| Reverse((time, at))));
         match segments.last_mut() {
             Some(last) if last.run == run && last.from + last.count == from => last.count += count as u32,
             _ => segments.push(Segment { run, from, count: count as u32 }),
         }
-        if other == Some(time) {
-            for head in &mut heads {
-                if head.time() == Some(time) {
-                    head.advance(1);
-                }
-            }
-        }
     }
+    segments
 }

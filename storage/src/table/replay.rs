@@ -93,18 +93,23 @@ pub(super) fn replay(
     let mut report = ReplayReport::default();
     let mut dirs = Vec::new();
     let mut greatest = covered.iter().copied().max().unwrap_or(0);
+    let mut n_covered = 0;
     for name in fs.list(dir).map_err(|error| fail("list", error))? {
         let Some(number) = hex_number(&name) else { continue };
         greatest = greatest.max(number);
         let path = dir.join(&name);
         if covered.contains(&number) {
             fs.remove_dir(&path).map_err(|error| fail("delete the log of a sealed table in", error))?;
+            n_covered += 1;
             continue;
         }
         let names = fs.list(&path).map_err(|error| fail("list a table in", error))?;
         let table_dir = TableDir::new(number, path, &names);
         greatest = greatest.max(table_dir.frozen.unwrap_or(0));
         dirs.push(table_dir);
+    }
+    if n_covered > 0 {
+        tracing::info!(n_covered, "deleted logs of tables that are in blocks");
     }
     set.next_number.fetch_max(greatest + 1, Ordering::AcqRel);
     // Frozen ones first, by their places: if memory is short, they can go before others are read.

@@ -11,6 +11,7 @@ use crate::error::StorageError;
 use chronolith_model::append::{Exemplar, Metadata};
 use hashbrown::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 /// A table that takes no more appends and has none in it, waiting to be sealed.
@@ -21,6 +22,15 @@ pub struct FrozenTable {
 }
 
 impl TableSet {
+    /// A number so that every table which ranks below it is in blocks, in those of a version that is
+    /// loaded afterwards, or holds nothing. Not to be asked before the log is replayed.
+    pub fn settled_below(&self) -> u64 {
+        // Under the lock no table is between its number and its place among the frozen ones.
+        let _guard = self.structure.lock();
+        let unsealed = self.tables.load().frozen.iter().filter_map(|table| table.seq()).min();
+        unsealed.unwrap_or_else(|| self.next_number.load(Ordering::Acquire))
+    }
+
     /// Frozen tables that can be sealed now, ascending by seq.
     pub fn frozen(&self) -> Vec<FrozenTable> {
         let tables = self.tables.load_full();
