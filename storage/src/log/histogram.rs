@@ -69,6 +69,14 @@ fn put_custom(out: &mut Vec<u8>, values: Option<&[f64]>) {
     }
 }
 
+/// The histogram that [`encode`] gave these bytes.
+///
+/// # Panics
+/// If they are others.
+pub(crate) fn restore(bytes: &[u8]) -> Histogram {
+    decode(&mut Bytes(bytes)).expect("an encoded histogram decodes")
+}
+
 /// Reads a histogram; `None` if the bytes are none. Counts are checked against the bytes that are
 /// left before anything is allocated.
 pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Option<Histogram> {

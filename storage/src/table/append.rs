@@ -291,7 +291,7 @@ impl<'w> Work<'w, '_> {
                 continue;
             }
             let new = LastSample { timestamp: time, bits: sample.value.to_bits(), is_histogram: false };
-            let last = registry.entry_mut(slot).last;
+            let last = registry.entry_mut(slot).last();
             if newest_only && time <= last.timestamp {
                 continue;
             }
@@ -320,14 +320,14 @@ impl<'w> Work<'w, '_> {
             encoded.clear();
             histogram_bytes::encode(&sample.histogram, &mut encoded);
             let new = LastSample { timestamp: time, bits: xxh3_64(&encoded), is_histogram: true };
-            let last = registry.entry_mut(slot).last;
+            let last = registry.entry_mut(slot).last();
             let placed = if time == last.timestamp {
                 self.repeated(last, new)
             } else {
                 let role = self.entered.role(time);
                 let shard = shards.get(self.entered, role);
                 let number = *numbers[role].get_or_insert_with(|| self.set.number_in(shard, slot, registry));
-                shard.append_histogram(number, time, sample.start_timestamp, &sample.histogram, &encoded)
+                shard.append_histogram(number, time, sample.start_timestamp, &encoded)
             };
             if self.settle(index, new, placed, registry, slot) {
                 self.outcome.histograms_written += 1;
@@ -370,9 +370,9 @@ impl<'w> Work<'w, '_> {
     ) -> bool {
         match placed {
             Placed::Newest | Placed::Late => {
-                let last = &mut registry.entry_mut(slot).last;
-                if new.timestamp > last.timestamp {
-                    *last = new;
+                let entry = registry.entry_mut(slot);
+                if new.timestamp > entry.last().timestamp {
+                    entry.set_last(new);
                 } else {
                     self.outcome.out_of_order += 1;
                 }
@@ -431,7 +431,7 @@ impl TableSet {
 
     #[cold]
     fn take_in(&self, shard: &mut TableShard, slot: u32, registry: &mut RegistryShard) -> u32 {
-        registry.entry_mut(slot).uses += 1;
+        registry.entry_mut(slot).add_use();
         let symbols: Vec<(u32, u32)> = registry.labels(slot).collect();
         let interner = self.registry.interner.read();
         let texts = symbols.iter().map(|&(name, value)| (interner.resolve(name), interner.resolve(value)));

@@ -15,7 +15,7 @@ use crate::index::{Postings, matching, resolve};
 use crate::part::{ExemplarSink, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
 use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
-use chronolith_model::queryable::{Estimate, QueryContext};
+use chronolith_model::queryable::{Estimate, QueryContext, Stop};
 use chronolith_model::symbols::Symbol;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -257,6 +257,26 @@ struct TableSeries {
     columns: Mutex<CopiedColumns>,
 }
 
+/// Memory that is given back when this goes: the caller charges what remains in its buffer.
+struct Charged<'q> {
+    cx: &'q dyn QueryContext,
+    size_bytes: usize,
+}
+
+impl Charged<'_> {
+    fn charge(&mut self, size_bytes: usize) -> Result<(), Stop> {
+        self.cx.charge(size_bytes)?;
+        self.size_bytes += size_bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Charged<'_> {
+    fn drop(&mut self) {
+        self.cx.release(self.size_bytes);
+    }
+}
+
 impl PartSeries for TableSeries {
     fn len(&self) -> u32 {
         self.series.len() as u32
@@ -278,6 +298,8 @@ impl PartSeries for TableSeries {
         for (piece_index, piece) in selected.chunks(SERIES_PER_LOCK).enumerate() {
             cx.check()?;
             let mut columns = self.columns.lock();
+            let copied_bytes = columns.charged_bytes();
+            let mut charged = Charged { cx, size_bytes: 0 };
             for (index, one) in piece.iter().enumerate() {
                 // Neighbours in block order are of different shards, so the lock is taken for each.
                 let shard = self.table.shards[one.shard as usize].read();
@@ -287,10 +309,12 @@ impl PartSeries for TableSeries {
                     maxt: read.maxt,
                     start_timestamps: read.start_timestamps,
                     histogram_before: true,
-                    charge: &mut |size_bytes| cx.charge(size_bytes),
+                    charge: &mut |size_bytes| charged.charge(size_bytes),
                 };
                 append_runs(&one.copy, one.shard, &shard, &mut columns, &mut wanted, out)?;
             }
+            // Copies of columns stay.
+            charged.size_bytes -= columns.charged_bytes() - copied_bytes;
         }
         Ok(())
     }

@@ -64,14 +64,46 @@ pub struct RegistryShard {
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     hash: Hash128,
-    /// The newest sample that any table ever took of the series while it was here.
-    pub last: LastSample,
+    // The newest sample that any table ever took of the series while it was here, without the padding.
+    last_timestamp: i64,
+    last_bits: u64,
     labels_at: u32,
     labels_len: u32,
     /// Of the handle; 0 only before the first use.
     pub generation: u32,
     /// Tables that hold the series.
-    pub uses: u32,
+    uses: u16,
+    last_is_histogram: bool,
+}
+
+const _: () = assert!(size_of::<Entry>() == 48);
+
+impl Entry {
+    /// The newest sample that any table ever took of the series while it was here.
+    #[inline]
+    pub const fn last(&self) -> LastSample {
+        LastSample {
+            timestamp: self.last_timestamp,
+            bits: self.last_bits,
+            is_histogram: self.last_is_histogram,
+        }
+    }
+
+    /// Notes the newest sample.
+    #[inline]
+    pub const fn set_last(&mut self, last: LastSample) {
+        self.last_timestamp = last.timestamp;
+        self.last_bits = last.bits;
+        self.last_is_histogram = last.is_histogram;
+    }
+
+    /// Notes that one table more holds the series.
+    ///
+    /// # Panics
+    /// If 2^16 do: their logs alone would take more than there is.
+    pub fn add_use(&mut self) {
+        self.uses = self.uses.checked_add(1).expect("fewer than 2^16 tables in memory");
+    }
 }
 
 /// What retries of the newest sample are recognised by, also after the table that holds it is gone.
@@ -183,8 +215,8 @@ impl Registry {
     pub(super) fn forget_newest(&self, mint: i64, maxt: i64) {
         for shard in &self.shards {
             for entry in &mut shard.write().entries {
-                if (mint..=maxt).contains(&entry.last.timestamp) {
-                    entry.last = LastSample::NONE;
+                if (mint..=maxt).contains(&entry.last_timestamp) {
+                    entry.set_last(LastSample::NONE);
                 }
             }
         }
@@ -275,8 +307,23 @@ impl Registry {
 
     /// Estimated heap size.
     pub fn size_bytes(&self) -> usize {
-        let shards: usize = self.shards.iter().map(|shard| shard.read().size_bytes()).sum();
-        shards + self.aliases.size_bytes() + self.interner.read().size_bytes()
+        self.memory().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Estimated heap size by what takes it.
+    pub fn memory(&self) -> [(&'static str, usize); 5] {
+        let sum =
+            |size: fn(&RegistryShard) -> usize| self.shards.iter().map(|shard| size(&shard.read())).sum();
+        [
+            (
+                "entries",
+                sum(|shard| shard.entries.capacity() * size_of::<Entry>() + shard.free.capacity() * 4),
+            ),
+            ("hashes", sum(|shard| shard.by_hash.allocation_size())),
+            ("labels", sum(|shard| shard.labels.bytes.capacity())),
+            ("aliases", self.aliases.size_bytes()),
+            ("strings", self.interner.read().size_bytes()),
+        ]
     }
 }
 
@@ -287,7 +334,17 @@ impl RegistryShard {
 
     fn create(&mut self, hash: Hash128, symbols: &[u8]) -> Result<u32, InvalidLabels> {
         let (labels_at, labels_len) = self.labels.add(symbols)?;
-        let mut entry = Entry { hash, last: LastSample::NONE, labels_at, labels_len, generation: 1, uses: 0 };
+        let LastSample { timestamp, bits, is_histogram } = LastSample::NONE;
+        let mut entry = Entry {
+            hash,
+            last_timestamp: timestamp,
+            last_bits: bits,
+            labels_at,
+            labels_len,
+            generation: 1,
+            uses: 0,
+            last_is_histogram: is_histogram,
+        };
         let local = if let Some(local) = self.free.pop() {
             entry.generation = self.entries[local as usize].generation;
             self.entries[local as usize] = entry;
@@ -334,13 +391,6 @@ impl RegistryShard {
             entry.labels_at = at;
         }
         self.labels = LabelArena { bytes, garbage_bytes: 0 };
-    }
-
-    fn size_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>()
-            + self.by_hash.capacity() * 5
-            + self.free.capacity() * 4
-            + self.labels.bytes.capacity()
     }
 }
 

@@ -556,7 +556,7 @@ fn take_in(table: &Table, labels: &[(&str, &str)]) -> Option<(u32, u32)> {
     let mut registry_shard = registry.shards[shard_index].write();
     let mut shard = table.shards[shard_index].write();
     let number = shard.ordinal(slot).unwrap_or_else(|| {
-        registry_shard.entry_mut(slot).uses += 1;
+        registry_shard.entry_mut(slot).add_use();
         let before = ShardTotals::of(&shard);
         let texts: Option<std::iter::Empty<(&str, &str)>> = None;
         let number = shard.add_series(slot, registry_shard.labels(slot), texts);
@@ -686,7 +686,9 @@ impl RecordSink for ShardReplay<'_> {
 
     fn histogram(&mut self, ordinal: u32, timestamp: i64, start_timestamp: i64, histogram: Histogram) {
         if let Some((shard, number)) = self.shard(ordinal) {
-            shard.place_histogram(number, timestamp, start_timestamp, Arc::new(histogram));
+            let mut encoded = Vec::new();
+            histogram_bytes::encode(&histogram, &mut encoded);
+            shard.place_histogram(number, timestamp, start_timestamp, &encoded);
         }
     }
 
@@ -704,18 +706,16 @@ fn restore_last(set: &TableSet, table: &Table) {
         let shard = shard.read();
         for (number, series) in shard.series().iter().enumerate() {
             let Some((timestamp, value)) = shard.last_sample(number as u32) else { continue };
-            let last = &mut registry.entry_mut(series.slot).last;
-            if timestamp <= last.timestamp {
+            let entry = registry.entry_mut(series.slot);
+            if timestamp <= entry.last().timestamp {
                 continue;
             }
-            *last = match value {
+            entry.set_last(match value {
                 Value::Float(bits) => LastSample { timestamp, bits, is_histogram: false },
-                Value::Histogram(histogram) => {
-                    let mut bytes = Vec::new();
-                    histogram_bytes::encode(&histogram, &mut bytes);
+                Value::Histogram(bytes) => {
                     LastSample { timestamp, bits: xxh3_64(&bytes), is_histogram: true }
                 }
-            };
+            });
         }
     }
 }

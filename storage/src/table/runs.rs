@@ -2,10 +2,12 @@
 //! samples.
 
 use super::columns::{CopiedColumns, Position};
-use super::shard::{Extra, HistogramPoint, SeriesCopy, TableShard, Value};
+use super::shard::{Extra, SeriesCopy, TableShard, Value};
 use crate::chunk::histogram::same_layout;
 use crate::chunk::open::OpenChunk;
+use crate::log::histogram as histogram_bytes;
 use crate::part::{ColumnSlice, Run, RunBuffer, RunValues};
+use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::Stop;
 use std::ops::Range;
 use std::sync::Arc;
@@ -71,7 +73,7 @@ fn append_chunks(
         }
         (wanted.charge)(chunk.len() * 8)?;
         let column = columns.get(shard_index, shard.columns(), position, wanted.charge)?;
-        let slice = ColumnSlice { column, first: position.first, count: position.count };
+        let slice = ColumnSlice { column, first: position.first, count: position.count.into() };
         let start = out.values.len();
         chunk.decode(shard.arena(), &mut out.values);
         let values = start..out.values.len();
@@ -144,9 +146,23 @@ fn start_at(starts: &[(i64, i64)], time: i64) -> i64 {
 struct Point {
     time: i64,
     start_timestamp: i64,
-    value: Value,
+    value: PointValue,
     /// Whether it came late: what was known of the sample before it no longer holds.
     late: bool,
+}
+
+enum PointValue {
+    Float(u64),
+    Histogram(Arc<Histogram>),
+}
+
+impl PointValue {
+    fn new(value: &Value) -> Self {
+        match value {
+            Value::Float(bits) => Self::Float(*bits),
+            Value::Histogram(bytes) => Self::Histogram(Arc::new(histogram_bytes::restore(bytes))),
+        }
+    }
 }
 
 /// Floats, histograms and late samples merged by time, cut into runs of one kind and layout.
@@ -163,8 +179,8 @@ fn append_mixed(
     for point in &points {
         let late = point.late || before.is_some_and(|before| before.late);
         let goes_on = before.is_some_and(|before| match (&before.value, &point.value) {
-            (Value::Float(_), Value::Float(_)) => true,
-            (Value::Histogram(a), Value::Histogram(b)) => !late && same_layout(a, b),
+            (PointValue::Float(_), PointValue::Float(_)) => true,
+            (PointValue::Histogram(a), PointValue::Histogram(b)) => !late && same_layout(a, b),
             _ => false,
         });
         if !goes_on {
@@ -201,32 +217,45 @@ fn points_of(
         points.extend(floats.map(|(&time, value)| Point {
             time,
             start_timestamp: start_at(&extra.starts, time),
-            value: Value::Float(value.to_bits()),
+            value: PointValue::Float(value.to_bits()),
             late: false,
         }));
     }
-    (wanted.charge)((extra.late.len() + extra.histograms.len()) * size_of::<Point>())?;
     let histograms = extra.histograms.iter().filter(|point| (mint..=maxt).contains(&point.timestamp));
-    points.extend(histograms.map(|HistogramPoint { timestamp, start_timestamp, histogram }| Point {
-        time: *timestamp,
-        start_timestamp: *start_timestamp,
-        value: Value::Histogram(Arc::clone(histogram)),
-        late: false,
-    }));
+    for point in histograms {
+        (wanted.charge)(size_of::<Point>() + restored_bytes(&point.value))?;
+        points.push(Point {
+            time: point.timestamp,
+            start_timestamp: point.start_timestamp,
+            value: PointValue::new(&point.value),
+            late: false,
+        });
+    }
     if mint <= maxt {
-        points.extend(extra.late.range(mint..=maxt).map(|(&time, sample)| Point {
-            time,
-            start_timestamp: sample.start_timestamp,
-            value: sample.value.clone(),
-            late: true,
-        }));
+        for (&time, sample) in extra.late.range(mint..=maxt) {
+            (wanted.charge)(size_of::<Point>() + restored_bytes(&sample.value))?;
+            points.push(Point {
+                time,
+                start_timestamp: sample.start_timestamp,
+                value: PointValue::new(&sample.value),
+                late: true,
+            });
+        }
     }
     points.sort_by_key(|point| point.time);
-    let histogram_first = points.first().is_some_and(|first| matches!(first.value, Value::Histogram(_)));
+    let histogram_first = points.first().is_some_and(|first| matches!(first.value, PointValue::Histogram(_)));
     if wanted.histogram_before && histogram_first {
         points.splice(0..0, histogram_before(extra, open, shard, mint));
     }
     Ok(points)
+}
+
+/// What a histogram takes once it is read, about: a byte may stand for a bucket of eight.
+fn restored_bytes(value: &Value) -> usize {
+    match value {
+        Value::Float(_) => 0,
+        Value::Histogram(bytes) => size_of::<Histogram>() + 8 * bytes.len(),
+    }
 }
 
 /// The sample before `mint`, if it is a histogram.
@@ -240,13 +269,13 @@ fn histogram_before(
     let sent = sent.max_by_key(|point| point.timestamp).map(|point| Point {
         time: point.timestamp,
         start_timestamp: point.start_timestamp,
-        value: Value::Histogram(Arc::clone(&point.histogram)),
+        value: PointValue::new(&point.value),
         late: false,
     });
     let late = extra.late.range(..mint).next_back().map(|(&time, sample)| Point {
         time,
         start_timestamp: sample.start_timestamp,
-        value: sample.value.clone(),
+        value: PointValue::new(&sample.value),
         late: true,
     });
     let before = sent.into_iter().chain(late).max_by_key(|point| point.time)?;
@@ -255,7 +284,7 @@ fn histogram_before(
         times.partition_point(|&time| time < mint) <= times.partition_point(|&time| time <= before.time)
     };
     let is_last = extra.closed.iter().chain([&open]).all(is_next);
-    (is_last && matches!(before.value, Value::Histogram(_))).then_some(before)
+    (is_last && matches!(before.value, PointValue::Histogram(_))).then_some(before)
 }
 
 /// Points of one kind and layout that follow each other.
@@ -269,19 +298,19 @@ impl OpenRun<'_> {
     fn finish(&mut self, wanted: &Wanted<'_>, out: &mut RunBuffer) {
         let Some(first) = self.points.first() else { return };
         let values = match first.value {
-            Value::Float(_) => {
+            PointValue::Float(_) => {
                 let start = out.values.len();
                 out.values.extend(self.points.iter().filter_map(|point| match point.value {
-                    Value::Float(bits) => Some(f64::from_bits(bits)),
-                    Value::Histogram(_) => None,
+                    PointValue::Float(bits) => Some(f64::from_bits(bits)),
+                    PointValue::Histogram(_) => None,
                 }));
                 RunValues::Floats(start..out.values.len())
             }
-            Value::Histogram(_) => {
+            PointValue::Histogram(_) => {
                 let start = out.histograms.len();
                 out.histograms.extend(self.points.iter().filter_map(|point| match &point.value {
-                    Value::Histogram(histogram) => Some(Arc::clone(histogram)),
-                    Value::Float(_) => None,
+                    PointValue::Histogram(histogram) => Some(Arc::clone(histogram)),
+                    PointValue::Float(_) => None,
                 }));
                 RunValues::Histograms(start..out.histograms.len())
             }

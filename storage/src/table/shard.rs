@@ -5,10 +5,8 @@ use super::columns::{Columns, Position};
 use super::exemplars::ExemplarRing;
 use super::index::MemoryIndex;
 use crate::chunk::open::{Arena, OpenChunk};
-use crate::log::histogram as histogram_bytes;
 use crate::log::record::{DefinitionsBuilder, SectionBuilder};
 use chronolith_model::append::Exemplar;
-use chronolith_model::histogram::Histogram;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,6 +39,7 @@ pub struct TableShard {
 }
 
 /// A series of a shard of a table: what every series has.
+// Invariant: the float that was logged last is `Extra::logged`, or else the newest of the open chunk.
 #[derive(Clone, Copy, Debug)]
 pub struct Series {
     /// Slot in the registry's shard.
@@ -52,10 +51,12 @@ pub struct Series {
     chunk: OpenChunk,
     /// Newest time of the samples that came in order, `i64::MIN` before the first.
     last: i64,
-    /// Bits of the float that was logged last, if that was in segment `logged_segment`.
-    logged: u64,
+    /// Segment of the log that holds the float that was logged last.
     logged_segment: u32,
 }
+
+const _: () = assert!(size_of::<Series>() == 56);
+const _: () = assert!(CHUNK_SAMPLES < crate::chunk::open::MAX_VALUES);
 
 /// What few series have.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +69,8 @@ pub struct Extra {
     pub histograms: Vec<HistogramPoint>,
     /// From which time of floats in order on which start timestamp holds.
     pub starts: Vec<(i64, i64)>,
+    /// Bits of the float that was logged last, if it came late.
+    logged: Option<u64>,
 }
 
 /// A sample that came late.
@@ -87,16 +90,16 @@ pub struct HistogramPoint {
     /// 0 if unknown.
     pub start_timestamp: i64,
     /// As it was sent.
-    pub histogram: Arc<Histogram>,
+    pub value: Value,
 }
 
 /// A float or a histogram.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// Bits of a float.
     Float(u64),
-    /// A histogram.
-    Histogram(Arc<Histogram>),
+    /// A histogram as in the log: a fraction of what it takes as a structure.
+    Histogram(Arc<[u8]>),
 }
 
 /// What became of a sample.
@@ -119,6 +122,13 @@ pub struct SeriesCopy {
     pub open: (OpenChunk, Position),
     /// What few series have.
     pub extra: Option<Box<Extra>>,
+}
+
+impl Series {
+    /// Bytes of the shard's arena that the open chunk holds.
+    pub fn arena_bytes(&self) -> usize {
+        self.chunk.arena_bytes()
+    }
 }
 
 impl TableShard {
@@ -176,7 +186,6 @@ impl TableShard {
             position: Position::EMPTY,
             chunk: OpenChunk::new(),
             last: i64::MIN,
-            logged: 0,
             logged_segment: 0,
         });
         self.index.add(symbols);
@@ -189,14 +198,27 @@ impl TableShard {
     /// Applies a float and hands it to the log unless it was there.
     #[inline]
     pub fn append_float(&mut self, ordinal: u32, timestamp: i64, bits: u64, start_timestamp: i64) -> Placed {
+        let before = self.logged(&self.series[ordinal as usize]);
         let placed = self.place_float(ordinal, timestamp, bits, start_timestamp);
         if matches!(placed, Placed::Newest | Placed::Late) {
             let series = &mut self.series[ordinal as usize];
-            let before = if series.logged_segment == self.log_segment { series.logged } else { 0 };
-            (series.logged, series.logged_segment) = (bits, self.log_segment);
+            series.logged_segment = self.log_segment;
+            if let Some(extra) = self.extras.get_mut(series.extra as usize) {
+                extra.logged = (placed == Placed::Late).then_some(bits);
+            }
             self.section.push_float(ordinal, timestamp, before, bits, start_timestamp);
         }
         placed
+    }
+
+    /// Bits of the float of a series that was logged last in this segment, 0 if there is none.
+    #[inline]
+    fn logged(&self, series: &Series) -> u64 {
+        if series.logged_segment != self.log_segment {
+            return 0;
+        }
+        let late = self.extra(series).and_then(|extra| extra.logged);
+        late.or(series.chunk.last().map(f64::to_bits)).unwrap_or(0)
     }
 
     /// Applies a float: first acknowledged wins.
@@ -262,7 +284,7 @@ impl TableShard {
     #[cold]
     fn place_late(&mut self, ordinal: u32, timestamp: i64, value: Value, start_timestamp: i64) -> Placed {
         if let Some(there) = self.value_at(ordinal, timestamp) {
-            return if there.is_same(&value) { Placed::Same } else { Placed::Conflict };
+            return if there == value { Placed::Same } else { Placed::Conflict };
         }
         // A node of the tree holds eleven entries, half of them in use.
         self.extras_bytes += 2 * (8 + size_of::<LateSample>()) + value.size_bytes();
@@ -281,7 +303,7 @@ impl TableShard {
                 return Some(late.value.clone());
             }
             if let Ok(at) = extra.histograms.binary_search_by_key(&timestamp, |point| point.timestamp) {
-                return Some(Value::Histogram(Arc::clone(&extra.histograms[at].histogram)));
+                return Some(extra.histograms[at].value.clone());
             }
         }
         let open = (series.chunk, series.position);
@@ -305,33 +327,34 @@ impl TableShard {
         ordinal: u32,
         timestamp: i64,
         start_timestamp: i64,
-        histogram: &Histogram,
         encoded: &[u8],
     ) -> Placed {
-        let placed = self.place_histogram(ordinal, timestamp, start_timestamp, Arc::new(histogram.clone()));
+        let placed = self.place_histogram(ordinal, timestamp, start_timestamp, encoded);
         if matches!(placed, Placed::Newest | Placed::Late) {
             self.section.push_histogram(ordinal, timestamp, start_timestamp, encoded);
         }
         placed
     }
 
-    /// Applies a histogram: first acknowledged wins.
+    /// Applies a histogram, given as bytes of the log: first acknowledged wins.
     pub fn place_histogram(
         &mut self,
         ordinal: u32,
         timestamp: i64,
         start_timestamp: i64,
-        histogram: Arc<Histogram>,
+        encoded: &[u8],
     ) -> Placed {
-        let value = Value::Histogram(histogram);
+        let value = Value::Histogram(encoded.into());
         if timestamp <= self.series[ordinal as usize].last {
             return self.place_late(ordinal, timestamp, value, start_timestamp);
         }
         self.series[ordinal as usize].last = timestamp;
-        self.extras_bytes += size_of::<HistogramPoint>() + value.size_bytes();
-        let Value::Histogram(histogram) = value else { unreachable!("it was made one above") };
-        let point = HistogramPoint { timestamp, start_timestamp, histogram };
-        self.extra_mut(ordinal).histograms.push(point);
+        self.extras_bytes += value.size_bytes();
+        let histograms = &mut self.extra_mut(ordinal).histograms;
+        let capacity = histograms.capacity();
+        histograms.push(HistogramPoint { timestamp, start_timestamp, value });
+        let grown = histograms.capacity() - capacity;
+        self.extras_bytes += grown * size_of::<HistogramPoint>();
         self.n_histograms += 1;
         self.count(timestamp);
         Placed::Newest
@@ -457,44 +480,30 @@ impl TableShard {
 
     /// Estimated heap size.
     pub fn size_bytes(&self) -> usize {
+        self.memory().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Estimated heap size by what takes it.
+    pub fn memory(&self) -> [(&'static str, usize); 7] {
         let n_pages = self.pages.iter().flatten().count();
-        self.series.capacity() * size_of::<Series>()
-            + n_pages * PAGE_SLOTS * 4
-            + self.columns.size_bytes()
-            + self.arena.size_bytes()
-            + self.extras_bytes
-            + self.index.size_bytes()
-            + self.exemplars.size_bytes()
+        [
+            ("series", self.series.capacity() * size_of::<Series>()),
+            ("slots", n_pages * PAGE_SLOTS * 4),
+            ("times", self.columns.size_bytes()),
+            ("values", self.arena.size_bytes()),
+            ("extras", self.extras_bytes),
+            ("index", self.index.size_bytes()),
+            ("exemplars", self.exemplars.size_bytes()),
+        ]
     }
 }
 
 impl Value {
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Float(a), Self::Float(b)) => a == b,
-            (Self::Histogram(a), Self::Histogram(b)) => {
-                let (mut x, mut y) = (Vec::new(), Vec::new());
-                histogram_bytes::encode(a, &mut x);
-                histogram_bytes::encode(b, &mut y);
-                x == y
-            }
-            _ => false,
-        }
-    }
-
-    /// Heap size of a histogram.
+    /// Heap size: of a histogram its bytes, the counts of the `Arc`, and what an allocation costs.
     fn size_bytes(&self) -> usize {
-        let Self::Histogram(histogram) = self else { return 0 };
-        let (n_spans, n_buckets) = match &**histogram {
-            Histogram::Int(int) => (
-                int.positive_spans.len() + int.negative_spans.len(),
-                int.positive_deltas.len() + int.negative_deltas.len(),
-            ),
-            Histogram::Float(float) => (
-                float.positive_spans.len() + float.negative_spans.len(),
-                float.positive_buckets.len() + float.negative_buckets.len(),
-            ),
-        };
-        size_of::<Histogram>() + 16 + 8 * (n_spans + n_buckets)
+        match self {
+            Self::Float(_) => 0,
+            Self::Histogram(bytes) => bytes.len() + 32,
+        }
     }
 }

@@ -57,7 +57,7 @@ fn a_series_leaves_when_no_table_holds_it_and_its_handle_ends() {
     let registry = registry();
     let (handle, _) = registry.get_or_create(&[("__name__", "up")]).unwrap();
     let (shard, local) = registry.split(handle.slot);
-    registry.shards[shard].write().entry_mut(local).uses = 1;
+    registry.shards[shard].write().entry_mut(local).add_use();
     registry.release(shard, &[local], 0);
     registry.purge(GRACE_MS - 1);
     assert_eq!(registry.len(), 1);

@@ -50,6 +50,28 @@ fn value(series: usize, round: i64) -> f64 {
     }
 }
 
+/// Bytes per series, by what takes them.
+fn print_memory(set: &TableSet) {
+    let mut parts: Vec<(&str, usize)> = set.registry.memory().to_vec();
+    let mut n_used = 0;
+    for table in set.all_tables() {
+        for shard in &table.shards {
+            let shard = shard.read();
+            n_used += shard.series().iter().map(|series| series.arena_bytes()).sum::<usize>();
+            for (name, bytes) in shard.memory() {
+                match parts.iter_mut().find(|part| part.0 == name) {
+                    Some(part) => part.1 += bytes,
+                    None => parts.push((name, bytes)),
+                }
+            }
+        }
+    }
+    parts.push(("(used of values)", n_used));
+    for (name, bytes) in parts {
+        println!("  {name}: {:.1} B/series", bytes as f64 / N_SERIES as f64);
+    }
+}
+
 /// What a table takes when no two series have a time in common: the values are constant, so it is the
 /// times that count.
 fn measure_times_of_their_own(options: &Options) {
@@ -108,6 +130,7 @@ fn measure_append_of_known_series() {
     println!("log: {:.2} B/sample", stats.log_bytes_written as f64 / stats.n_samples as f64);
     println!("tables: {:.0} B/series", stats.tables_bytes as f64 / N_SERIES as f64);
     println!("registry: {:.0} B/series", stats.registry_bytes as f64 / N_SERIES as f64);
+    print_memory(&set);
     drop(set);
     measure_times_of_their_own(&options);
     let started = Instant::now();
@@ -129,4 +152,52 @@ fn measure_append_of_known_series() {
         }
     }
     println!("source: {:.0} ns/sample", (cpu_time() - started).as_secs_f64() * 1e9 / n_read as f64);
+}
+
+/// What single appends take while the log is synced behind them: 200 requests a second of 2,000 values that
+/// do not compress (3 MB of log a second), for a minute, on the file system of `TMPDIR`.
+#[test]
+#[ignore = "a measurement: run it alone and in release"]
+fn measure_latency_beside_syncs() {
+    const REQUESTS: usize = 12_000;
+    const EVERY: Duration = Duration::from_millis(5);
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(1 << 40));
+    let options = Options {
+        window_ms: crate::options::DEFAULT_WINDOW_MS,
+        table_samples: u64::MAX,
+        memory_budget_bytes: 4 << 30,
+        ..options(&clock)
+    };
+    let (set, _) = TableSet::open(setup(dir.path(), options), &[]).unwrap();
+    let syncer = set.start_syncer().unwrap();
+    let keys: Vec<Vec<u8>> =
+        (0..PER_REQUEST).map(|series| encode(&labels(&format!("__name__=m,series=s{series}")))).collect();
+    let mut bits = 1u64;
+    let mut latencies = Vec::with_capacity(REQUESTS);
+    let started = Instant::now();
+    for request in 0..REQUESTS {
+        let mut batch = AppendBatch { decode, ..AppendBatch::default() };
+        for (index, key) in (0u32..).zip(&keys) {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let value = 1.0 + (bits >> 11) as f64;
+            batch.samples.push(Sample { timestamp: request as i64 * 500, value, start_timestamp: 0 });
+            let key = SeriesKey::Encoded(key);
+            batch.series.push(BatchSeries {
+                key,
+                samples: index..index + 1,
+                histograms: 0..0,
+                exemplars: 0..0,
+            });
+        }
+        std::thread::sleep((started + EVERY * request as u32).saturating_duration_since(Instant::now()));
+        let begun = Instant::now();
+        set.append(&batch, false).unwrap();
+        latencies.push(begun.elapsed());
+    }
+    drop(syncer);
+    latencies.sort_unstable();
+    let at = |share: f64| latencies[((REQUESTS - 1) as f64 * share) as usize];
+    println!("append: p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(0.5), at(0.99), at(0.999), at(1.0));
+    println!("log: {} bytes, syncs: {:?}", set.stats().log_bytes_written, set.stats().sync_durations);
 }
