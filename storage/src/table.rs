@@ -262,11 +262,6 @@ impl TableSet {
         })
     }
 
-    /// Bytes written to logs so far.
-    pub fn log_bytes_written(&self) -> u64 {
-        self.log.bytes_written.get()
-    }
-
     /// Starts the thread that syncs the logs.
     ///
     /// # Errors
@@ -290,6 +285,11 @@ impl TableSet {
             return Ok(());
         }
         self.all_tables().iter().try_for_each(|table| table.log.sync())
+    }
+
+    /// Has the system begin to write back what the logs have grown by.
+    pub fn start_writeback(&self) {
+        self.all_tables().iter().for_each(|table| table.log.start_writeback());
     }
 
     /// Refuses appends from now on, waits for those that run, and syncs the logs.

@@ -1,4 +1,8 @@
 //! The thread that makes the log durable, so that no append waits for a sync.
+//!
+//! It syncs once a window. In between it looks how much was written and has the system begin with that,
+//! megabyte by megabyte. Neither is done under a lock that an append needs: the files are shared with
+//! appends, and the kernel lets one thread write to a file that another one syncs.
 
 use crate::table::TableSet;
 use parking_lot::{Condvar, Mutex};
@@ -6,10 +10,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Looks between two syncs: more than a megabyte written since is synced at once, so that the system
-/// never has much to write back and appends are not throttled.
+/// Looks between two syncs.
 const LOOKS_PER_WINDOW: u32 = 10;
-const WRITEBACK_BYTES: u64 = 1 << 20;
 
 /// Runs until it is stopped or dropped.
 pub struct Syncer {
@@ -55,18 +57,16 @@ impl Drop for Syncer {
 
 fn run(set: &TableSet, window: Duration, (stop, wake): &(Mutex<bool>, Condvar)) {
     let mut synced_at = Instant::now();
-    let mut synced_bytes = 0;
     let mut stopped = stop.lock();
     while !*stopped {
         wake.wait_for(&mut stopped, window / LOOKS_PER_WINDOW);
-        let written = set.log_bytes_written();
         let is_due = synced_at.elapsed() + window / LOOKS_PER_WINDOW >= window;
-        if !is_due && written - synced_bytes < WRITEBACK_BYTES {
-            continue;
-        }
         parking_lot::MutexGuard::unlocked(&mut stopped, || {
+            if !is_due {
+                set.start_writeback();
+                return;
+            }
             synced_at = Instant::now();
-            synced_bytes = written;
             // A failure has marked the log as broken, which refuses appends and wakes the sealer.
             if let Err(error) = set.sync_now() {
                 tracing::error!(error = crate::error::error_chain(&error), "failed to sync the log");

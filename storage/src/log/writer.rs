@@ -19,6 +19,9 @@ use std::time::Instant;
 /// allocated before it is written, so that a full disk shows before samples are taken.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
+/// So much is written before the system is asked to write it back.
+pub const WRITEBACK_BYTES: u64 = 1 << 20;
+
 /// Whether any log of the store has failed, and how.
 #[derive(Debug, Default)]
 pub struct Broken {
@@ -114,6 +117,8 @@ struct Writer {
     files: Option<Files>,
     segment: u32,
     offset: u64,
+    /// Up to where the segment is being written back.
+    writeback: u64,
     counter: u64,
     /// Segments that were left and are not synced yet.
     left: Vec<Arc<dyn LogFile>>,
@@ -170,6 +175,7 @@ impl TableLog {
             files: None,
             segment,
             offset: 0,
+            writeback: 0,
             counter,
             left: Vec::new(),
             removed: false,
@@ -230,7 +236,7 @@ impl TableLog {
             create().map_err(|(operation, error)| self.context.fail(operation, &path, error))?;
         bytes_written.add(offset);
         self.size_bytes.fetch_add(offset, Ordering::Relaxed);
-        writer.offset = offset;
+        (writer.offset, writer.writeback) = (offset, 0);
         writer.names_changed = true;
         if let Some(before) = writer.files.replace(files) {
             writer.left.push(before.segment);
@@ -308,6 +314,22 @@ impl TableLog {
         self.context.bytes_written.add(n_bytes);
         self.size_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Has the system begin to write back what is new, if that is a megabyte: the next sync then finds
+    /// little left to do, and appends are not throttled for the dirty pages they leave.
+    pub fn start_writeback(&self) {
+        let mut guard = self.writer.lock();
+        let writer = &mut *guard;
+        let size_bytes = writer.offset - writer.writeback;
+        let Some(files) = writer.files.as_ref().filter(|_| size_bytes >= WRITEBACK_BYTES && !writer.removed)
+        else {
+            return;
+        };
+        let segment = Arc::clone(&files.segment);
+        let offset = std::mem::replace(&mut writer.writeback, writer.offset);
+        drop(guard);
+        segment.start_writeback(offset, size_bytes);
     }
 
     /// Makes everything written up to the frame `counter` durable; one caller syncs for all that
