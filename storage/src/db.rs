@@ -15,6 +15,8 @@ pub mod recover;
 mod retention;
 mod seal;
 mod status;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use crate::block::merge::Interrupts;
@@ -23,6 +25,7 @@ use crate::error::{AppendError, StorageError, error_chain};
 use crate::kv::keys::BlockId;
 use crate::kv::pins::DropQueue;
 use crate::kv::store::Store;
+use crate::log::fs::{LogFs, RealFs};
 use crate::log::syncer::Syncer;
 use crate::metrics::{Cardinality, DbStatus, LostRange, StorageMetrics};
 use crate::options::{Options, WalSync};
@@ -98,7 +101,12 @@ impl Db {
     /// [`StorageError::Locked`] if another process has it, [`StorageError::Version`] if it is of another
     /// format, and what the environment refuses (permissions, a full disk).
     pub fn open(path: &Path, options: Options) -> Result<Self, StorageError> {
-        let inner = Arc::new(Inner::open(path, options)?);
+        Self::open_with(path, options, Arc::new(RealFs))
+    }
+
+    /// As [`Db::open`], with other file operations of the log.
+    fn open_with(path: &Path, options: Options, log_fs: Arc<dyn LogFs>) -> Result<Self, StorageError> {
+        let inner = Arc::new(Inner::open(path, options, log_fs)?);
         // A crash may have come between a merge and the end of its inputs.
         inner.reap();
         let threads = if inner.options.background {
@@ -295,7 +303,7 @@ impl Queryable for Db {
 }
 
 impl Inner {
-    fn open(path: &Path, options: Options) -> Result<Self, StorageError> {
+    fn open(path: &Path, options: Options, log_fs: Arc<dyn LogFs>) -> Result<Self, StorageError> {
         let begun = Instant::now();
         let directory = DataDirectory::open(path)?;
         let quarantine = Quarantine::open(directory.quarantine());
@@ -315,7 +323,7 @@ impl Inner {
         let tables = TableSet::create(TableSetup {
             options: options.clone(),
             log_dir: directory.log(),
-            fs: Arc::new(crate::log::fs::RealFs),
+            fs: log_fs,
             secret: directory.secret(),
             next_number: headers().map(|header| header.seq_max + 1).max().unwrap_or(1),
             newest: headers().map(|header| header.maxt).max(),

@@ -4,6 +4,8 @@
 //! (`defs`) and segments (`00000001.seg` ...) of frames; docs/format.md has every byte. A request is
 //! acknowledged when its frame was written, and survives a power loss once that was synced.
 
+#[cfg(test)]
+pub(crate) mod faulty;
 pub mod frame;
 pub mod fs;
 pub mod histogram;

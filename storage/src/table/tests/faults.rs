@@ -2,132 +2,7 @@
 
 use super::*;
 use crate::error::AppendError;
-use crate::log::fs::{LogFile, LogFs};
-use std::io;
-use std::sync::atomic::AtomicUsize;
-
-/// The file system, until the N-th operation of a kind.
-#[derive(Clone)]
-struct FaultyFs {
-    state: Arc<FaultState>,
-}
-
-struct FaultState {
-    kind: Fault,
-    left: AtomicUsize,
-    errno: i32,
-    /// Whether the failed file descriptor was synced again, which never helps.
-    synced_again: AtomicBool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    Write,
-    Sync,
-    Allocate,
-    Create,
-    Open,
-    Read,
-}
-
-const ENOSPC: i32 = 28;
-const EIO: i32 = 5;
-
-impl FaultyFs {
-    fn new(kind: Fault, n: usize, errno: i32) -> Self {
-        let state =
-            FaultState { kind, left: AtomicUsize::new(n), errno, synced_again: AtomicBool::new(false) };
-        Self { state: Arc::new(state) }
-    }
-
-    fn has_failed(&self) -> bool {
-        self.state.left.load(Ordering::SeqCst) == 0
-    }
-}
-
-impl FaultState {
-    fn check(&self, kind: Fault) -> io::Result<()> {
-        if kind != self.kind {
-            return Ok(());
-        }
-        let before = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if before == Ok(1) { Err(io::Error::from_raw_os_error(self.errno)) } else { Ok(()) }
-    }
-}
-
-struct FaultyFile {
-    file: Box<dyn LogFile>,
-    state: Arc<FaultState>,
-    sync_failed: AtomicBool,
-}
-
-impl LogFile for FaultyFile {
-    fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.state.check(Fault::Write) {
-            // Part of the bytes got through.
-            self.file.append(&bytes[..bytes.len() / 2])?;
-            return Err(error);
-        }
-        self.file.append(bytes)
-    }
-    fn allocate(&self, size_bytes: u64) -> io::Result<()> {
-        self.state.check(Fault::Allocate)?;
-        self.file.allocate(size_bytes)
-    }
-    fn sync(&self) -> io::Result<()> {
-        if self.sync_failed.load(Ordering::SeqCst) {
-            self.state.synced_again.store(true, Ordering::SeqCst);
-        }
-        let result = self.state.check(Fault::Sync);
-        if result.is_err() {
-            self.sync_failed.store(true, Ordering::SeqCst);
-        }
-        result
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.state.check(Fault::Read)?;
-        self.file.read_at(buffer, offset)
-    }
-    fn size_bytes(&self) -> io::Result<u64> {
-        self.file.size_bytes()
-    }
-    fn truncate(&self, size_bytes: u64) -> io::Result<()> {
-        self.file.truncate(size_bytes)
-    }
-}
-
-impl FaultyFs {
-    fn wrap(&self, file: Box<dyn LogFile>) -> Box<dyn LogFile> {
-        let state = Arc::clone(&self.state);
-        Box::new(FaultyFile { file, state, sync_failed: AtomicBool::new(false) })
-    }
-}
-
-impl LogFs for FaultyFs {
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.create_dir(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        RealFs.list(path)
-    }
-    fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
-        self.state.check(Fault::Create)?;
-        Ok(self.wrap(RealFs.create(path)?))
-    }
-    fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
-        self.state.check(Fault::Open)?;
-        Ok(self.wrap(RealFs.open(path)?))
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_dir(path)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealFs.link(from, to)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.sync_dir(path)
-    }
-}
+use crate::log::faulty::{EIO, ENOSPC, Fault, FaultyFs};
 
 /// Appends until the end or the first failure; then seals everything to `blocks` and goes on, with
 /// retries of what was not acknowledged. Acknowledged samples must be in blocks or log at the end.
@@ -167,7 +42,7 @@ fn run(fs: &FaultyFs, wal_sync: crate::options::WalSync) {
             assert!(set.reopen().is_err(), "memory holds what no log has");
         }
     }
-    assert!(!fs.state.synced_again.load(Ordering::SeqCst), "a descriptor was synced after it failed");
+    assert!(!fs.synced_again(), "a descriptor was synced after it failed");
     drop(set);
     let (set, report) = TableSet::open(super::setup(dir.path(), options), &[]).unwrap();
     assert!(report.quarantined.is_empty(), "{report:?}");
