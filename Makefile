@@ -92,7 +92,7 @@ bench: setup
 
 # Fuzzing needs a nightly compiler; cargo-fuzz is installed where it is missing. What is found stays in
 # fuzz/artifacts, what was learnt in fuzz/corpus.
-FUZZ_TARGETS := remote_write exposition promql chunk keys log
+FUZZ_TARGETS := remote_write exposition promql evaluate chunk keys log
 FUZZ_LIMITS := -rss_limit_mb=2048 -timeout=10 -max_len=65536
 
 # The short run is the same each time: it guards what is known, the long one looks for what is not.

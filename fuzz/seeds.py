@@ -202,3 +202,24 @@ for selector, name, body in [
     (7, "histogram", bytes(range(120))),
 ]:
     seed("log", name, bytes([selector]) + body)
+
+# Queries to evaluate: world, start, interval, steps (highest bit: a range), engine, text.
+
+QUERIES = [
+    "sum by (job) (rate(jobs_total[5m]))",
+    "histogram_quantile(0.9, sum by (le) (rate(lat_bucket[10m])))",
+    "temp / on (job, instance) group_left () load fill (0)",
+    "max_over_time(rate(http_total[2m])[30m:1m] offset 1m)",
+    "topk(2, nh) or bottomk by (job) (1, mixed)",
+    "label_replace(temp @ start(), \"x\", \"$1-y\", \"instance\", \"(.*)\") unless load",
+    "count_values(\"v\", odd) + scalar(fixed) ^ -2",
+    "info(build_info, {version=~\".+\"})",
+    "quantile_over_time(0.3, {__name__=~\".+\"}[1h])",
+    "increase(jobs_total[5m] smoothed) >= bool ignoring (instance) absent(nhcb)",
+    "histogram_fraction(0, 1, rate(nh[5m])) and sort(limitk(3, wild))",
+    "avg_over_time(nhcb[1d]) </ 2",
+]
+for number, query in enumerate(QUERIES):
+    seed("evaluate", f"query{number}", bytes([number, 40 + 10 * number, 16, 0x80 * (number % 2) + 9, number % 4]) + query.encode())
+for number in range(8):
+    seed("evaluate", f"random{number}", bytes([0x80 + 3 * number, 0, 0, 0, number % 4]) + bytes([number, 77]))

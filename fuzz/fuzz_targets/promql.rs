@@ -1,9 +1,25 @@
-//! PromQL text: parsing ends in a tree or an error with a position, and what a tree prints as parses
-//! and prints the same again.
+//! PromQL text: parsing ends in a tree or an error with a position, and what a tree prints as, plainly or
+//! prettily, parses to the same tree.
 #![no_main]
 
-use chronolith_query::parser::{ParserOptions, parse_expr, parse_metric_selector, parse_series_desc, prettify};
+use chronolith_query::parser::{
+    Expr, ParserOptions, parse_expr, parse_metric_selector, parse_series_desc, prettify,
+};
 use libfuzzer_sys::fuzz_target;
+
+/// Kind, type and text of every node, without the places in the text.
+fn shape(expr: &Expr) -> Vec<String> {
+    let mut nodes = Vec::new();
+    expr.walk(|node| {
+        // The text of each node holds those below it: long chains would take the square of their length.
+        if nodes.len() < 200 {
+            let kind = std::mem::discriminant(&node.kind);
+            nodes.push(format!("{kind:?} {:?} {node}", node.value_type()));
+        }
+        true
+    });
+    nodes
+}
 
 fuzz_target!(|text: &str| {
     let _ = parse_metric_selector(text);
@@ -12,6 +28,7 @@ fuzz_target!(|text: &str| {
         let expr = match parse_expr(text, options) {
             Ok(expr) => expr,
             Err(error) => {
+                assert!(error.span.start <= error.span.end);
                 assert!(error.span.end as usize <= text.len() + 1);
                 continue;
             }
@@ -20,7 +37,9 @@ fuzz_target!(|text: &str| {
         let again = parse_expr(&printed, options).unwrap_or_else(|error| panic!("{printed}: {error}"));
         assert_eq!(again.to_string(), printed);
         let pretty = prettify(&expr);
-        let again = parse_expr(&pretty, options).unwrap_or_else(|error| panic!("{pretty}: {error}"));
-        assert_eq!(again.to_string(), printed);
+        let again_pretty = parse_expr(&pretty, options).unwrap_or_else(|error| panic!("{pretty}: {error}"));
+        assert_eq!(again_pretty.to_string(), printed);
+        assert_eq!(shape(&again), shape(&expr), "{text}");
+        assert_eq!(shape(&again_pretty), shape(&expr), "{text}");
     }
 });

@@ -19,6 +19,8 @@ const MAX_LITERALS: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Re2 {
     regex: Regex,
+    /// Names of groups and their numbers; several groups may have one name.
+    names: Vec<(String, usize)>,
     literals: Option<Vec<String>>,
     prefix: String,
 }
@@ -47,7 +49,7 @@ impl Re2 {
             let reason = format!("pattern of {} bytes, the limit is {MAX_PATTERN_BYTES}", pattern.len());
             return Err(Re2Error::new(reason));
         }
-        let translated = translate::translate(pattern)?;
+        let translate::Translated { pattern: translated, names } = translate::translate(pattern)?;
         let regex = RegexBuilder::new(&format!("^(?s:{translated})$"))
             .size_limit(MAX_PROGRAM_BYTES)
             .build()
@@ -63,7 +65,7 @@ impl Re2 {
             .build()
             .parse(&translated)
             .map_err(|error| Re2Error::new(error.to_string()))?;
-        Ok(Self { regex, literals: exact_literals(&hir), prefix: common_prefix(&hir) })
+        Ok(Self { regex, names, literals: exact_literals(&hir), prefix: common_prefix(&hir) })
     }
 
     /// Whether the whole of `text` matches.
@@ -85,16 +87,60 @@ impl Re2 {
     }
 
     /// If the whole of `text` matches, `template` with `$1`, `${1}` and `$name` replaced by what the
-    /// groups matched. As in Go, `$1x` is the group named `1x`, and an unknown group is empty.
+    /// groups matched. As in Go, `$1x` is the group named `1x`, an unknown group is empty, and of several groups
+    /// with one name the first that took part counts.
+    ///
+    /// Source: Go 1.26, `regexp/regexp.go`, `expand`.
     pub fn expand(&self, text: &str, template: &str) -> Option<String> {
         let captures = self.regex.captures(text.as_bytes())?;
         let mut expanded = Vec::new();
-        captures.expand(template.as_bytes(), &mut expanded);
+        let mut rest = template;
+        while let Some((before, after)) = rest.split_once('$') {
+            expanded.extend_from_slice(before.as_bytes());
+            if let Some(after) = after.strip_prefix('$') {
+                expanded.push(b'$');
+                rest = after;
+                continue;
+            }
+            let Some((name, after)) = group_name(after) else {
+                expanded.push(b'$');
+                rest = after;
+                continue;
+            };
+            let group = match group_number(name) {
+                Some(number) => captures.get(number),
+                None => {
+                    let mut named = self.names.iter().filter(|(known, _)| known == name);
+                    named.find_map(|&(_, number)| captures.get(number))
+                }
+            };
+            expanded.extend_from_slice(group.map_or(&[][..], |group| group.as_bytes()));
+            rest = after;
+        }
+        expanded.extend_from_slice(rest.as_bytes());
         Some(
             String::from_utf8(expanded)
                 .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()),
         )
     }
+}
+
+/// The name at the start of what follows a `$`, and what follows the name.
+fn group_name(text: &str) -> Option<(&str, &str)> {
+    let braced = text.strip_prefix('{');
+    let inside = braced.unwrap_or(text);
+    let end = inside.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(inside.len());
+    let (name, rest) = inside.split_at(end);
+    if name.is_empty() {
+        return None;
+    }
+    Some((name, if braced.is_some() { rest.strip_prefix('}')? } else { rest }))
+}
+
+/// A name that is a number without leading zeros.
+fn group_number(name: &str) -> Option<usize> {
+    let plain = name.bytes().all(|b| b.is_ascii_digit()) && (name.len() == 1 || !name.starts_with('0'));
+    if plain && name.len() <= 9 { name.parse().ok() } else { None }
 }
 
 /// The finite set of strings a pattern stands for, if it is small.

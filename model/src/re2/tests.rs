@@ -40,6 +40,12 @@ fn patterns_match_what_go_matches() {
         ("a.c", &["a\u{e9}c"], &["a\u{e9}\u{e9}c"]),
         (r"a|b$|^c", &["a", "b", "c"], &["ab"]),
         ("(?)a", &["a"], &["b"]),
+        // Flags are no piece of the pattern: what stands before them is repeated.
+        ("a(?i)?", &["a", ""], &["A"]),
+        ("a(?i)*b", &["aaB", "b"], &["AB"]),
+        ("a(?s)(?i){2}B??", &["aa", "aab"], &["a"]),
+        ("a*(?i)*B", &["aab"], &["Ab"]),
+        ("(?P<n>a)(?P<n>b)", &["ab"], &["a"]),
     ];
     for (pattern, matching, other) in cases {
         let re = Re2::anchored(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
@@ -72,6 +78,7 @@ fn what_go_refuses_is_refused_in_its_words() {
         ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
         ("(?x)a", "invalid or unsupported Perl syntax: `(?x`"),
         (r"\p{Nope}", r"invalid character class range: `\p{Nope}`"),
+        ("(?i)+", "missing argument to repetition operator: `+`"),
         ("(?P<1>a)", "invalid named capture: `(?P<1>`"),
     ];
     for (pattern, expected) in cases {
@@ -108,6 +115,13 @@ fn templates_expand_as_in_go() {
         assert_eq!(re.expand("node-7", template).as_deref(), Some(expected), "{template}");
     }
     assert_eq!(re.expand("node", "$1"), None);
+    for (template, expected) in
+        [("${1", "${1"), ("${}", "${}"), ("$ü", ""), ("$01", ""), ("${n}$$${2}", "7$7")]
+    {
+        assert_eq!(re.expand("node-7", template).as_deref(), Some(expected), "{template}");
+    }
+    let re = Re2::anchored("(?P<n>a)|(?P<n>b)").unwrap();
+    assert_eq!(re.expand("b", "<$n>").as_deref(), Some("<b>"));
 }
 
 #[test]

@@ -15,17 +15,26 @@ const MAX_NESTING: usize = 1000;
 /// Largest repetition count, as in Go.
 const MAX_REPEAT: u32 = 1000;
 
+/// A pattern in the syntax of the regex crate.
+pub(super) struct Translated {
+    pub(super) pattern: String,
+    /// The names of groups and their numbers. Go lets several groups have one name; to the regex crate none has.
+    pub(super) names: Vec<(String, usize)>,
+}
+
 /// The same pattern in the syntax of the regex crate.
-pub(super) fn translate(pattern: &str) -> Result<String, Re2Error> {
+pub(super) fn translate(pattern: &str) -> Result<Translated, Re2Error> {
     let mut translator = Translator {
         pattern,
         chars: pattern.char_indices().peekable(),
         out: String::with_capacity(pattern.len() + 16),
         depth: 0,
+        n_groups: 0,
+        names: Vec::new(),
         last: Last::Nothing,
     };
     translator.run()?;
-    Ok(translator.out)
+    Ok(Translated { pattern: translator.out, names: translator.names })
 }
 
 /// What the last piece of the pattern was: decides what a repetition operator means.
@@ -35,6 +44,8 @@ enum Last {
     Nothing,
     /// Something that can be repeated.
     Atom,
+    /// Something that can be repeated and ends here in the output; flags were set after it.
+    AtomBefore(usize),
     /// A repetition that began at this byte.
     Repeat(usize),
 }
@@ -44,6 +55,8 @@ struct Translator<'p> {
     chars: Peekable<CharIndices<'p>>,
     out: String,
     depth: usize,
+    n_groups: usize,
+    names: Vec<(String, usize)>,
     last: Last,
 }
 
@@ -126,11 +139,14 @@ impl<'p> Translator<'p> {
             Last::Repeat(start) => {
                 return Err(self.error("invalid nested repetition operator", &self.pattern[start..end]));
             }
-            Last::Atom => {}
+            Last::Atom => self.out.push_str(operator),
+            Last::AtomBefore(end) => self.out.insert_str(end, operator),
         }
-        self.out.push_str(operator);
         if lazy {
-            self.out.push('?');
+            match self.last {
+                Last::AtomBefore(end) => self.out.insert(end + operator.len(), '?'),
+                _ => self.out.push('?'),
+            }
         }
         self.last = Last::Repeat(at);
         Ok(())
@@ -141,9 +157,10 @@ impl<'p> Translator<'p> {
         if self.depth > MAX_NESTING {
             return Err(self.error("expression nests too deeply", self.pattern));
         }
-        self.last = Last::Nothing;
+        let before = std::mem::replace(&mut self.last, Last::Nothing);
         if self.chars.next_if(|&(_, c)| c == '?').is_none() {
             self.out.push('(');
+            self.n_groups += 1;
             return Ok(());
         }
         let rest = &self.pattern[at..];
@@ -157,17 +174,17 @@ impl<'p> Translator<'p> {
             if name.is_empty() || !name.chars().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) {
                 return Err(self.error("invalid named capture", &rest[..opening.len() + end + 1]));
             }
-            self.out.push_str("(?P<");
-            self.out.push_str(name);
-            self.out.push('>');
+            self.out.push('(');
+            self.n_groups += 1;
+            self.names.push((name.to_owned(), self.n_groups));
             self.skip_to(at + opening.len() + end + 1);
             return Ok(());
         }
-        self.flags(at)
+        self.flags(at, before)
     }
 
-    /// `(?flags)` and `(?flags:`.
-    fn flags(&mut self, at: usize) -> Result<(), Re2Error> {
+    /// `(?flags)` and `(?flags:`. What comes `before` the former is what a repetition behind it repeats.
+    fn flags(&mut self, at: usize, before: Last) -> Result<(), Re2Error> {
         let (mut negated, mut any) = (false, false);
         while let Some((_, c)) = self.chars.next() {
             match c {
@@ -176,10 +193,15 @@ impl<'p> Translator<'p> {
                 ':' | ')' if !negated || any => {
                     let end = self.position();
                     let flags = &self.pattern[at..end];
+                    let end_of_last = self.out.len();
                     // `(?)` sets nothing; the regex crate has no such form.
                     self.out.push_str(if flags == "(?)" { "(?:)" } else { flags });
                     if c == ')' {
                         self.depth -= 1;
+                        self.last = match before {
+                            Last::Atom | Last::Repeat(_) => Last::AtomBefore(end_of_last),
+                            Last::Nothing | Last::AtomBefore(_) => before,
+                        };
                     }
                     return Ok(());
                 }

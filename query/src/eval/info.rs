@@ -180,9 +180,10 @@ impl Base {
     fn info_matchers(&self, cx: &Cx<'_>, identifying: &[Symbol], request: &Request) -> Option<Vec<Matcher>> {
         let mut matchers = Vec::new();
         for (name, &symbol) in IDENTIFYING_LABELS.iter().zip(identifying) {
-            let wanted = self.series.iter().zip(&self.ignored).filter(|(_, ignored)| !**ignored);
+            let wanted = self.series.iter().enumerate();
+            let wanted = wanted.filter(|&(at, _)| !self.ignored[at] && !self.rows.row(at).is_empty());
             let values: BTreeSet<Symbol> =
-                wanted.map(|(series, _)| cx.label_sets.value(series.labels, symbol)).collect();
+                wanted.map(|(_, series)| cx.label_sets.value(series.labels, symbol)).collect();
             let texts: Vec<Arc<str>> = values
                 .into_iter()
                 .filter(|value| *value != EMPTY)

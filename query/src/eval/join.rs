@@ -120,6 +120,8 @@ pub(crate) struct Join {
     /// By output row of the many side: the rows of the one side that lead to it, ascending; [`FILL`] for the fill
     /// value, which is the last.
     sources: Vec<Vec<u32>>,
+    /// The labels of those output rows as they are combined; what surrounds the operation may remove names later.
+    combined: Vec<LabelSetId>,
     /// Rows of the one side that may go unmatched, with a fill value for the other side.
     unmatched: Vec<usize>,
     series: Vec<OutSeries>,
@@ -197,6 +199,7 @@ impl Join {
             one_rows: Rows::default(),
             first_out: Vec::new(),
             sources: Vec::new(),
+            combined: Vec::new(),
             unmatched: Vec::new(),
             series: Vec::new(),
             any_many: vec![0; grid.n_words()],
@@ -251,6 +254,7 @@ impl Join {
             }
         }
         self.first_out.push(self.sources.len());
+        self.combined = self.series.iter().map(|series| series.labels).collect();
         if self.operation.matching.fill_lhs.is_some() {
             for (one, series) in self.one.series().iter().enumerate() {
                 let Some(key) = self.keys[one_keys[one] as usize].labels else { continue };
@@ -356,7 +360,7 @@ impl Join {
                 self.sources[from..to].iter().position(|sources| sources.binary_search(&source).is_ok());
             let Some(slot) = slot else { continue };
             if track {
-                let labels = (!is_one_to_one).then_some(self.series[from + slot].labels);
+                let labels = (!is_one_to_one).then_some(self.combined[from + slot]);
                 if !self.mark_matched(number, labels, step) {
                     continue;
                 }
@@ -493,6 +497,22 @@ impl Join {
         Ok(true)
     }
 
+    /// Several series on the one side and a fill are an error whatever the other side holds; but that may hold an
+    /// earlier one. Nothing comes out meanwhile: what surrounds the operation would object to equal labels.
+    fn fail(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
+        let mut batch = Batch::default();
+        while self.many.next(cx, &mut batch)? {
+            cx.check()?;
+            let (first, end) = (self.first_out[batch.first], self.first_out[batch.first + batch.rows]);
+            out.reset(cx, &self.grid, first, end - first)?;
+            for at in 0..batch.rows {
+                self.combine_row(batch.row(at), batch.first + at, out, first)?;
+            }
+        }
+        self.raise(cx)?;
+        Ok(false)
+    }
+
     /// Raises the error of the earliest step, now that both sides are known.
     fn raise(&mut self, cx: &Cx<'_>) -> Result<(), QueryError> {
         let VectorMatching { on: _, fill_lhs, fill_rhs, cardinality, .. } = &self.operation.matching;
@@ -535,11 +555,19 @@ impl Operator for Join {
     fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
         if self.state == State::Start {
             self.read_one_side(cx)?;
+            let matching = &self.operation.matching;
+            let filled = matching.fill_lhs.is_some() || matching.fill_rhs.is_some();
+            if filled && !self.duplicates.is_empty() {
+                return self.fail(cx, out);
+            }
             self.state = State::Many;
         }
         while self.state == State::Many {
             let mut batch = std::mem::take(&mut self.batch);
             if !self.many.next(cx, &mut batch)? {
+                // Before series that nothing met come out: of several with the same key the error is this one,
+                // not that their labels are equal.
+                self.raise(cx)?;
                 self.state = State::Unmatched(0);
                 break;
             }
@@ -563,7 +591,6 @@ impl Operator for Join {
             self.state = State::Unmatched(from + out.rows);
             return Ok(true);
         }
-        self.raise(cx)?;
         Ok(false)
     }
 

@@ -364,7 +364,11 @@ pub fn bucket_fraction(lower: f64, upper: f64, buckets: &mut Vec<Bucket>) -> f64
 
 /// Sorts by bound and merges equal bounds; false if the last bound is not +Inf.
 fn sort_and_coalesce(buckets: &mut Vec<Bucket>) -> bool {
-    buckets.sort_by(|a, b| a.upper_bound.total_cmp(&b.upper_bound));
+    if buckets.iter().any(|bucket| bucket.upper_bound.is_nan()) {
+        insertion_sort(buckets);
+    } else {
+        buckets.sort_by(|a, b| a.upper_bound.total_cmp(&b.upper_bound));
+    }
     if buckets.last().is_none_or(|bucket| bucket.upper_bound != f64::INFINITY) {
         return false;
     }
@@ -376,6 +380,17 @@ fn sort_and_coalesce(buckets: &mut Vec<Bucket>) -> bool {
         equal
     });
     true
+}
+
+/// What Go's sort does to up to twelve elements. NaN is neither below nor above any bound and stays where it is.
+fn insertion_sort(buckets: &mut [Bucket]) {
+    for end in 1..buckets.len() {
+        let mut at = end;
+        while at > 0 && buckets[at].upper_bound < buckets[at - 1].upper_bound {
+            buckets.swap(at, at - 1);
+            at -= 1;
+        }
+    }
 }
 
 /// Levels differences that are too small to mean anything, and raises counts that fall. The value is left NaN.
