@@ -43,12 +43,23 @@ pub(crate) fn check(
 ) -> Result<(), QueryError> {
     let mut reads = Vec::new();
     collect(plan, grid, lookback_ms, &mut reads);
-    // No read can be larger than the whole store in its time: where that is small, no index is asked.
-    let whole = sum(snapshot, cx, reads.iter().map(|read| Read { matchers: &[], ..*read }))?;
-    if refusal(limits, whole).is_none() {
+    let (Some(mint), Some(maxt)) =
+        (reads.iter().map(|read| read.mint).min(), reads.iter().map(|read| read.maxt).max())
+    else {
+        return Ok(());
+    };
+    // No read can be larger than all of the store in that time: where that is small, no index is asked.
+    let whole = sum(snapshot, cx, &[Read { matchers: &[], mint, maxt }])?;
+    let n_reads = reads.len() as u64;
+    let at_most = Estimate {
+        n_series: whole.n_series.saturating_mul(n_reads),
+        n_samples: whole.n_samples.saturating_mul(n_reads),
+        size_bytes: whole.size_bytes.saturating_mul(n_reads),
+    };
+    if refusal(limits, at_most).is_none() {
         return Ok(());
     }
-    match refusal(limits, sum(snapshot, cx, reads.into_iter())?) {
+    match refusal(limits, sum(snapshot, cx, &reads)?) {
         Some(text) => Err(QueryError::OverBudget(text)),
         None => Ok(()),
     }
@@ -62,13 +73,9 @@ struct Read<'p> {
     maxt: i64,
 }
 
-fn sum<'p>(
-    snapshot: &dyn Snapshot,
-    cx: &dyn QueryContext,
-    reads: impl Iterator<Item = Read<'p>>,
-) -> Result<Estimate, QueryError> {
+fn sum(snapshot: &dyn Snapshot, cx: &dyn QueryContext, reads: &[Read<'_>]) -> Result<Estimate, QueryError> {
     let mut total = Estimate::default();
-    for Read { matchers, mint, maxt } in reads {
+    for &Read { matchers, mint, maxt } in reads {
         cx.check()?;
         let select = Select {
             matchers,

@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub cost: CostLimits,
     /// Parts of the language that are switched on.
     pub features: Features,
+    /// Called by each of the engine's threads when it starts, for what the system knows of threads: their priority.
+    pub on_thread_start: Option<fn()>,
     /// Rows of a batch, instead of as many as fit a cache. Tests set 1: results must not depend on it.
     pub batch_rows: Option<usize>,
 }
@@ -107,6 +109,7 @@ impl Default for EngineOptions {
             total_memory_limit_bytes: 4 << 30,
             cost: CostLimits::default(),
             features: Features::default(),
+            on_thread_start: None,
             batch_rows: None,
         }
     }
@@ -162,6 +165,11 @@ impl Engine {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .thread_name(|i| format!("query-{i}"))
+            .start_handler(move |_| {
+                if let Some(start) = options.on_thread_start {
+                    start();
+                }
+            })
             .build()
             .expect("threads are there when the process starts");
         let memory = Arc::new(SharedMemory::new(options.total_memory_limit_bytes));

@@ -201,7 +201,8 @@ impl Builder<'_, '_> {
         Ok(Box::new(Leaf::new(cx, selected, source, grid, series)))
     }
 
-    fn series_of(&self, selected: &dyn SelectedSeries) -> Result<Vec<OutSeries>, QueryError> {
+    fn series_of(&mut self, selected: &dyn SelectedSeries) -> Result<Vec<OutSeries>, QueryError> {
+        self.charge.add_bytes(selected.len() as usize * size_of::<OutSeries>())?;
         let mut series = Vec::with_capacity(selected.len() as usize);
         for index in 0..selected.len() {
             if index % 1000 == 999 {

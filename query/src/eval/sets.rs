@@ -40,6 +40,9 @@ impl SetOperator {
         (lhs, rhs): (Box<dyn Operator>, Box<dyn Operator>),
         matching: &VectorMatching,
     ) -> Result<Self, QueryError> {
+        // A list of series and a key for each: chains of operators have many of them.
+        let n_series = lhs.series().len() + rhs.series().len();
+        let mut charge = cx.store.budget.take(n_series * (size_of::<OutSeries>() + size_of::<u32>()), 0)?;
         let mut matcher = Matcher::new(cx, matching);
         let lhs_keys = matcher.keys(cx, lhs.series())?;
         let rhs_keys = matcher.keys(cx, rhs.series())?;
@@ -48,7 +51,7 @@ impl SetOperator {
             series.extend_from_slice(rhs.series());
         }
         let n_words = matcher.len() * grid.n_words();
-        let charge = cx.store.budget.take(n_words * 8, 0)?;
+        charge.add_bytes(n_words * 8)?;
         let (seen, state) = (vec![0; n_words], State::Start);
         Ok(Self { op, grid, lhs, rhs, lhs_keys, rhs_keys, seen, series, state, _charge: charge })
     }

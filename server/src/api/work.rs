@@ -6,8 +6,9 @@ use chronolith_model::queryable::{QueryContext, Stop};
 use chronolith_model::symbols::SymbolTable;
 use chronolith_query::{Control, Engine, MemoryAccount, QueryError, Usage};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 /// Tells a running query whether to go on, and others what it holds.
@@ -84,7 +85,29 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Runs `work` on a blocking thread; the client going away cancels `deadline`.
+/// Threads for what blocks. Those of connections, scrapes and writes come first: a server that is asked more
+/// than it can answer still takes samples and says that it is well.
+static THREADS: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("api-work")
+        .on_thread_start(give_way)
+        .enable_time()
+        .build()
+        .expect("the system gives threads to a process that just started")
+});
+
+/// How much less of a processor a thread that answers queries gets where others want it, too: a third, as
+/// `nice` counts.
+const NICENESS: i32 = 5;
+
+/// Lowers the priority of the calling thread.
+pub fn give_way() {
+    // On Linux this is the thread's, not the process's. Where it is not allowed, nothing is lost.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}
+
+/// Runs `work` on a thread that may block, apart from those of connections; the client going away cancels `deadline`.
 ///
 /// # Errors
 /// What `work` fails with, or [`ApiError::Internal`] if it panics.
@@ -93,7 +116,7 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Deadline) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let mut guard = CancelOnDrop(Some(Arc::clone(&deadline)));
-    let result = tokio::task::spawn_blocking(move || work(&deadline)).await;
+    let result = THREADS.spawn_blocking(move || work(&deadline)).await;
     // The answer may still have a way to go.
     guard.0 = None;
     result.unwrap_or_else(|error| {

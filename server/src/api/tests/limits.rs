@@ -264,3 +264,42 @@ async fn a_query_that_would_read_too_much_is_refused_before_it_runs() {
     assert!(ask("--query.max-bytes-read=10B", "{job=~\".+\"}").await.1.contains("--query.max-bytes-read"));
     assert_eq!(ask("--query.max-bytes-read=0B", "{job=~\".+\"}").await, fine);
 }
+
+#[tokio::test]
+async fn limits_end_queries_in_the_words_of_prometheus() {
+    let server = Server::with_samples(&["--query.max-samples=10", "--query.lookback-delta=10s"]).await;
+    let error = |kind: &str, text: &str| json!({"status": "error", "errorType": kind, "error": text});
+    server.get("/api/v1/query?time=1700000000&query=up%5B5m%5D").await.check(
+        422,
+        error("execution", "query processing would load too many samples into memory in query execution"),
+    );
+    server
+        .get("/api/v1/query?time=1700000000&query=quantile_over_time(0.5,vector(time())%5B100000s:1s%5D)")
+        .await
+        .check(
+            422,
+            error("execution", "query processing would load too many samples into memory in query execution"),
+        );
+    let patient = Server::new(&[]);
+    let timed_out = error("timeout", "query timed out in expression evaluation");
+    let started = Instant::now();
+    patient
+        .get(&format!("{}&timeout=100ms", ENDLESS.replace('[', "%5B").replace(']', "%5D")))
+        .await
+        .check(503, timed_out.clone());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let hurried = Server::new(&["--query.timeout=100ms"]);
+    hurried
+        .get(&format!("{}&timeout=1h", ENDLESS.replace('[', "%5B").replace(']', "%5D")))
+        .await
+        .check(503, timed_out);
+
+    let n_found = async |path: &str| {
+        let json: Json = serde_json::from_slice(&server.get(path).await.body).unwrap();
+        json["data"]["result"].as_array().unwrap().len()
+    };
+    // The last sample is at 1700000000.
+    assert_eq!(n_found("/api/v1/query?query=up&time=1700000009").await, 2);
+    assert_eq!(n_found("/api/v1/query?query=up&time=1700000010").await, 0);
+    assert_eq!(n_found("/api/v1/query?query=up&time=1700000010&lookback_delta=1m").await, 2);
+}
