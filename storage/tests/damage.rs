@@ -137,6 +137,7 @@ fn damage_is_noticed_and_never_answered_wrongly() {
                 n_tries += 1;
             }
         }
+        println!("{}: {size} bytes, each {step}", file.display());
     }
     // Text logs, unused options and the like do not matter; most of the rest must.
     assert!(n_noticed * 4 > n_tries, "only {n_noticed} of {n_tries} were noticed");
