@@ -20,7 +20,7 @@ pub mod work;
 #[cfg(test)]
 mod tests;
 
-pub use status::PROMETHEUS_VERSION;
+pub use crate::build::PROMETHEUS_VERSION;
 
 use crate::listen::Peer;
 use crate::queries::Origin;
@@ -121,7 +121,7 @@ pub fn router(state: Arc<ServerState>) -> Router {
         .route("/", get(pages::start))
         .route("/metrics", get(pages::metrics))
         .route("/federate", get(federate::federate))
-        .route("/version", get(pages::version))
+        .route("/version", get(status::version))
         .route("/-/healthy", get(admin::healthy))
         .route("/-/ready", get(admin::ready))
         .route("/-/reload", any(admin::reload))

@@ -2,6 +2,7 @@
 
 mod table;
 
+use crate::build;
 use crate::config::units::{format_duration, parse_duration, parse_size};
 use chronolith_query::CostLimits;
 use clap::builder::PossibleValuesParser;
@@ -108,7 +109,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub enum CliError {
     /// Help or version was asked for: print it and end well.
-    Info(clap::Error),
+    Info(String),
     /// A flag is wrong: print it and end with [`EXIT_USAGE`].
     Usage(String),
 }
@@ -121,7 +122,8 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Settings, CliErro
     let matches = command().try_get_matches_from(args).map_err(|error| {
         use clap::error::ErrorKind;
         match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => CliError::Info(error),
+            ErrorKind::DisplayHelp => CliError::Info(with_negations(&error.to_string())),
+            ErrorKind::DisplayVersion => CliError::Info(version_text()),
             _ => CliError::Usage(error.render().to_string()),
         }
     })?;
@@ -138,7 +140,7 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("A Prometheus-compatible monitoring server that keeps metrics for years.")
         .after_help(format!(
-            "Booleans are switched off with --no-<flag>. Durations are written 1h30m, sizes 512MB.\n\n\
+            "Durations are written 1h30m, sizes 512MB.\n\n\
              Accepted from Prometheus without effect here:\n  {}",
             inert.join(", ")
         ))
@@ -178,6 +180,30 @@ fn command() -> Command {
         command = command.arg(arg);
     }
     command
+}
+
+/// Booleans as Prometheus shows them: `--[no-]web.enable-lifecycle`.
+fn with_negations(help: &str) -> String {
+    FLAGS.iter().filter(|flag| flag.kind == Kind::Boolean).fold(help.to_owned(), |help, flag| {
+        help.replace(&format!("--{}[=<BOOL>]", flag.name), &format!("--[no-]{}", flag.name))
+    })
+}
+
+/// What `--version` prints, in the layout of Prometheus's.
+fn version_text() -> String {
+    format!(
+        "chronolith, version {} (branch: {}, revision: {})\n  build user:       {}\n  build date:       {}\n  \
+         compiler:         {}\n  platform:         {}/{}\n  compatible with:  Prometheus {}\n",
+        build::VERSION,
+        build::BRANCH,
+        build::REVISION,
+        build::USER,
+        build::date(),
+        build::COMPILER,
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        build::PROMETHEUS_VERSION,
+    )
 }
 
 fn negated(name: &'static str) -> &'static str {
@@ -547,7 +573,7 @@ mod tests {
         let args = ["chronolith"].iter().chain(args).map(|arg| (*arg).to_owned());
         parse(args).map_err(|error| match error {
             CliError::Usage(text) => text,
-            CliError::Info(info) => info.to_string(),
+            CliError::Info(info) => info,
         })
     }
 
@@ -568,6 +594,33 @@ mod tests {
         assert!(run(&["--web.enable-lifecycle"]).unwrap().enable_lifecycle);
         assert!(!run(&["--no-web.enable-remote-write-receiver"]).unwrap().enable_remote_write);
         assert!(!run(&["--web.enable-lifecycle", "--no-web.enable-lifecycle"]).unwrap().enable_lifecycle);
+    }
+
+    #[test]
+    fn help_shows_booleans_with_their_negation_and_the_others_with_their_values() {
+        let help = run(&["--help"]).unwrap_err();
+        assert!(help.contains("  --[no-]web.enable-lifecycle\n"), "{help}");
+        assert!(help.contains("  --[no-]web.enable-remote-write-receiver\n"), "{help}");
+        assert!(help.contains("  --web.listen-address <TEXT>\n"), "{help}");
+        assert!(!help.contains("BOOL"), "{help}");
+        // Flags without effect are listed by name.
+        assert!(help.contains("--rules.alert.resend-delay"), "{help}");
+    }
+
+    #[test]
+    fn the_version_names_revision_and_compiler() {
+        let text = run(&["--version"]).unwrap_err();
+        let start = format!("chronolith, version {} (branch: ", env!("CARGO_PKG_VERSION"));
+        assert!(text.starts_with(&start), "{text}");
+        assert!(text.contains("compiler:         rustc "), "{text}");
+    }
+
+    #[test]
+    fn several_addresses_may_be_given() {
+        let settings = run(&["--web.listen-address=127.0.0.1:1", "--web.listen-address", "[::1]:2"]).unwrap();
+        assert_eq!(settings.listen_addresses, ["127.0.0.1:1", "[::1]:2"]);
+        let text = run(&["--web.listen-address=127.0.0.1:1", "--web.listen-address=x"]).unwrap_err();
+        assert!(text.contains("\"x\" is not host:port"), "{text}");
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //! `chronolith-storage` and the PromQL of `chronolith-query`.
 
 pub mod api;
+pub mod build;
 pub mod cli;
 pub mod config;
 pub mod discovery;
+pub mod foreign;
+mod http_client;
 pub mod listen;
 pub mod queries;
 pub mod query_log;

@@ -7,11 +7,12 @@ use chronolith::state::State;
 use chronolith::store::{OpenDb, Store};
 use chronolith::targets::Scraping as _;
 use chronolith::telemetry::{self, Registry};
-use chronolith::{api, listen, reload, shutdown};
+use chronolith::{api, build, foreign, listen, reload, shutdown};
 use chronolith_storage::Options;
 use chronolith_storage::db::Db;
 use chronolith_storage::error::error_chain;
 use chronolith_storage::options::WalSync;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(CliError::Info(info)) => {
             // Nobody is left to tell if standard output is closed.
-            let _ = info.print();
+            let _ = std::io::stdout().write_all(info.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(CliError::Usage(text)) => {
@@ -67,7 +68,7 @@ fn log_panic(info: &std::panic::PanicHookInfo<'_>) {
 }
 
 async fn run(settings: Settings) -> Result<(), String> {
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "Starting Chronolith");
+    tracing::info!(version = build::VERSION, revision = build::REVISION, "Starting Chronolith");
     for (flag, why) in &settings.without_effect {
         tracing::warn!("flag without effect: --{flag}: {why}");
     }
@@ -173,6 +174,7 @@ fn open(state: &State) -> Result<Arc<dyn Store>, String> {
         progress: Arc::clone(&state.progress),
         ..Options::default()
     };
+    foreign::warn(&settings.storage_path, &settings.config_file);
     let started = std::time::Instant::now();
     let db = Db::open(&settings.storage_path, options).map_err(|error| error_chain(&error))?;
     tracing::info!(path = %settings.storage_path.display(), duration = ?started.elapsed(), "Store opened");
@@ -234,11 +236,18 @@ fn register_metrics(state: &Arc<State>) {
     use telemetry::metrics::FamilyType::Gauge;
     let weak = Arc::downgrade(state);
     state.registry.collect(move |out| {
-        let version = api::PROMETHEUS_VERSION;
-        let ours = env!("CARGO_PKG_VERSION");
-        let help = "A metric with a constant '1' value labeled by version.";
+        let labels = [
+            ("version", api::PROMETHEUS_VERSION),
+            ("chronolith_version", build::VERSION),
+            ("revision", build::REVISION),
+            ("branch", build::BRANCH),
+            ("goversion", build::COMPILER),
+            ("goos", std::env::consts::OS),
+            ("goarch", std::env::consts::ARCH),
+        ];
+        let help = "A metric with a constant '1' value labeled by version, revision, branch, goversion from which the server was built, and the goos and goarch for the build.";
         out.family("prometheus_build_info", help, Gauge);
-        out.sample("prometheus_build_info", &[("version", version), ("chronolith_version", ours)], 1.0);
+        out.sample("prometheus_build_info", &labels, 1.0);
         let Some(state) = weak.upgrade() else { return };
         let reload = *state.last_reload.lock();
         let at = reload.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

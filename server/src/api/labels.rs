@@ -54,6 +54,10 @@ pub async fn names(ready: Ready, params: Params) -> Result<Response, ApiError> {
 
 /// `GET /api/v1/label/<name>/values`
 pub async fn values(ready: Ready, Path(name): Path<String>, params: Params) -> Result<Response, ApiError> {
+    if name.is_empty() {
+        // The router upstream knows no path with an empty part.
+        return Ok(super::not_found().await);
+    }
     let name = unescape_label_name(&name);
     if name.is_empty() {
         return Err(ApiError::BadData(format!("invalid label name: {name:?}")));

@@ -1,7 +1,6 @@
 //! What is not JSON: the start page and the server's own metrics.
 
 use super::response::text;
-use super::status::PROMETHEUS_VERSION;
 use crate::state::State as ServerState;
 use crate::telemetry::metrics::TextFormat;
 use axum::body::Body;
@@ -22,17 +21,6 @@ pub async fn metrics(State(state): State<Arc<ServerState>>, headers: HeaderMap) 
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     response
-}
-
-/// `GET /version`
-pub async fn version() -> Response {
-    super::response::from_bytes(
-        format!(
-            "{{\"version\":\"{PROMETHEUS_VERSION}\",\"chronolithVersion\":\"{}\"}}",
-            env!("CARGO_PKG_VERSION")
-        )
-        .into_bytes(),
-    )
 }
 
 /// `GET /`: where to look.

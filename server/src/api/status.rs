@@ -7,6 +7,7 @@ use super::json::{self, Object};
 use super::params::Params;
 use super::response::success;
 use super::work::{Deadline, blocking};
+use crate::build;
 use crate::config::units::format_duration;
 use crate::state::State as ServerState;
 use crate::targets::{PoolStatus, TargetStatus};
@@ -16,9 +17,6 @@ use chronolith_storage::metrics::LostRange;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
-
-/// The version of Prometheus whose behaviour is reproduced; clients choose their dialect by it.
-pub const PROMETHEUS_VERSION: &str = "3.14.0";
 
 /// `GET /api/v1/status/config`
 pub async fn config(ready: Ready) -> Response {
@@ -44,19 +42,30 @@ pub async fn flags(ready: Ready) -> Response {
 /// `GET /api/v1/status/buildinfo`: `version` is Prometheus's, because clients such as Grafana read from
 /// it what they may ask for; `chronolithVersion` is ours.
 pub async fn build_info(_: Ready) -> Response {
-    success(|out| {
-        let mut object = Object::new(out);
-        object
-            .string("version", PROMETHEUS_VERSION)
-            .string("revision", option_env!("CHRONOLITH_REVISION").unwrap_or(""))
-            .string("branch", "")
-            .string("buildUser", "")
-            .string("buildDate", "")
-            .string("goVersion", "")
-            .string("application", "chronolith")
-            .string("chronolithVersion", env!("CARGO_PKG_VERSION"));
-        object.end();
-    })
+    success(|out| write_build_info(out))
+}
+
+/// `GET /version`: the same without the envelope.
+pub async fn version() -> Response {
+    let mut out = Vec::new();
+    write_build_info(&mut out);
+    out.push(b'\n');
+    super::response::from_bytes(out)
+}
+
+/// Prometheus's fields with our values (`goVersion` is our compiler), and two of ours.
+fn write_build_info(out: &mut Vec<u8>) {
+    let mut object = Object::new(out);
+    object
+        .string("version", build::PROMETHEUS_VERSION)
+        .string("revision", build::REVISION)
+        .string("branch", build::BRANCH)
+        .string("buildUser", build::USER)
+        .string("buildDate", &build::date())
+        .string("goVersion", build::COMPILER)
+        .string("application", "chronolith")
+        .string("chronolithVersion", build::VERSION);
+    object.end();
 }
 
 /// `GET /api/v1/status/runtimeinfo`

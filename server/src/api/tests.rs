@@ -421,6 +421,15 @@ async fn status_pages_have_their_shapes() {
         json["data"].clone()
     };
     assert_eq!(get("status/buildinfo").await["version"], PROMETHEUS_VERSION);
+    let version = server.get("/version").await;
+    let version: Json = serde_json::from_slice(&version.body).unwrap();
+    assert_eq!(version, get("status/buildinfo").await);
+    assert_eq!(version["chronolithVersion"], env!("CARGO_PKG_VERSION"));
+    for field in ["revision", "branch", "buildUser", "buildDate", "goVersion"] {
+        assert!(version[field].is_string(), "{field} in {version}");
+    }
+    assert!(version["goVersion"].as_str().unwrap().starts_with("rustc "));
+    assert_eq!(server.get("/api/v1/label//values").await.status, 404);
     assert_eq!(get("status/flags").await["query.timeout"], "1m");
     assert!(get("status/config").await["yaml"].as_str().unwrap().contains("zone: z"));
     assert_eq!(get("status/runtimeinfo").await["storageRetention"], "15d");

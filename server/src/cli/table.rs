@@ -4,7 +4,7 @@
 /// What a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `--x` and `--no-x`.
+    /// `--x` and `--no-x`; shown as `--[no-]x`.
     Boolean,
     /// Any text.
     Text,
@@ -101,12 +101,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     inert("web.user-assets", Text, "", "this version serves no files"),
     works("web.enable-lifecycle", Boolean, "false", "Allow /-/reload and /-/quit."),
     works("web.enable-admin-api", Boolean, "false", "Allow deletion and snapshots over HTTP."),
-    works(
-        "web.enable-remote-write-receiver",
-        Boolean,
-        "true",
-        "Receive remote write at /api/v1/write. On by default; --no-web.enable-remote-write-receiver turns it off.",
-    ),
+    works("web.enable-remote-write-receiver", Boolean, "true", "Receive remote write at /api/v1/write."),
     works(
         "web.remote-write-receiver.accepted-protobuf-messages",
         Texts,

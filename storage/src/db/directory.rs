@@ -25,6 +25,20 @@ pub const FORMAT_VERSION: u32 = 1;
 /// First word of the VERSION file.
 const VERSION_WORD: &str = "chronolith";
 
+/// Every name that the store makes directly under the data directory.
+pub const OWN_ENTRIES: [&str; 10] = [
+    "LOCK",
+    "VERSION",
+    "SECRET",
+    "BALLAST",
+    "blocks",
+    "staging",
+    "log",
+    "quarantine",
+    "blocks.rebuilding",
+    "blocks.rebuilt",
+];
+
 /// Bytes of the secret.
 pub const SECRET_BYTES: usize = 32;
 
