@@ -217,24 +217,31 @@ fn null(out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chronolith_query::parser::{ParserOptions, parse_expr};
+    use chronolith_query::parser::{ParserOptions, parse_expr, prettify};
 
-    fn check(text: &str, expected: &str) {
-        let mut out = Vec::new();
-        expression(&mut out, &parse_expr(text, ParserOptions::ALL).unwrap());
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
-    }
+    /// What Prometheus 3.14 answers to `parse_query` and `format_query`, written down by a program that
+    /// calls its `translateAST` and `Pretty`: lines of three words each, `query`, `ast` and `format`.
+    const EXPECTED: &str = include_str!("testdata/ast.txt");
 
     #[test]
-    fn trees_are_written_with_sorted_keys() {
-        check(
-            "up{a=~\"x\"}[5m] offset 1m",
-            "{\"anchored\":false,\"matchers\":[{\"name\":\"a\",\"type\":\"=~\",\"value\":\"x\"},{\"name\":\"__name__\",\"type\":\"=\",\"value\":\"up\"}],\"name\":\"up\",\"offset\":60000,\"offsetExpr\":null,\"range\":300000,\"rangeExpr\":null,\"smoothed\":false,\"startOrEnd\":null,\"timestamp\":null,\"type\":\"matrixSelector\"}",
-        );
-        check(
-            "1 + 2 > bool 3",
-            "{\"bool\":true,\"lhs\":{\"bool\":false,\"lhs\":{\"type\":\"numberLiteral\",\"val\":\"1\"},\"matching\":null,\"op\":\"+\",\"rhs\":{\"type\":\"numberLiteral\",\"val\":\"2\"},\"type\":\"binaryExpr\"},\"matching\":null,\"op\":\"\\u003e\",\"rhs\":{\"type\":\"numberLiteral\",\"val\":\"3\"},\"type\":\"binaryExpr\"}",
-        );
+    fn trees_and_formatted_texts_are_those_of_prometheus() {
+        let mut n_queries = 0;
+        for entry in EXPECTED.split_terminator("\n\n") {
+            let field = |name: &str| {
+                let line = entry.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap_or_else(|| panic!("no {name} in {entry}"))
+            };
+            let query = field("query  ");
+            let expr = parse_expr(query, ParserOptions::ALL).unwrap_or_else(|error| panic!("{query}: {error}"));
+            let mut out = Vec::new();
+            expression(&mut out, &expr);
+            assert_eq!(String::from_utf8(out).unwrap(), field("ast    "), "{query}");
+            let mut out = Vec::new();
+            json::string(&mut out, &prettify(&expr));
+            assert_eq!(String::from_utf8(out).unwrap(), field("format "), "{query}");
+            n_queries += 1;
+        }
+        assert_eq!(n_queries, 75);
     }
 
     #[test]
