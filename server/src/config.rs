@@ -3,6 +3,7 @@
 //! same and listed in [`Config::without_effect`], so that the start can say so.
 
 mod discovery;
+mod glob;
 mod http;
 mod others;
 mod read;
@@ -14,6 +15,7 @@ pub(crate) mod yaml;
 
 pub use types::*;
 
+use http::Base;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,31 +90,33 @@ impl Environment<'_> {
 }
 
 impl Config {
-    /// Reads `file` and the scrape config files it names.
+    /// Reads `file` and the scrape config files it names. Certificates that they name have to be there.
     ///
     /// # Errors
     /// [`ConfigError`] with file, line and reason; nothing is half read.
     pub fn load(file: &Path, env: &Environment<'_>) -> Result<Self, ConfigError> {
-        let text = read_file(file)?;
-        Self::from_text(&text, file, env)
+        Self::read(&read_file(file)?, file, env, true)
     }
 
     /// Reads the text of a file; `file` stands in errors, and relative paths start from its folder.
+    /// Certificates are not looked at.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn from_text(text: &str, file: &Path, env: &Environment<'_>) -> Result<Self, ConfigError> {
-        let dir = file.parent().unwrap_or(Path::new(""));
+        Self::read(text, file, env, false)
+    }
+
+    fn read(text: &str, file: &Path, env: &Environment<'_>, checks_files: bool) -> Result<Self, ConfigError> {
         let invalid = |problem| blame(file, problem);
         let root = yaml::parse(text).map_err(invalid)?;
-        let main = read::main_file(&root, dir, env).map_err(invalid)?;
+        let main = read::main_file(&root, base(file, checks_files), env).map_err(invalid)?;
         let mut config = main.config;
         let mut places: Vec<PathBuf> = vec![file.to_owned(); config.scrape_configs.len()];
         for pattern in &main.scrape_config_files {
-            for other in expand_glob(pattern)? {
+            for other in glob::expand(pattern) {
                 let root = yaml::parse(&read_file(&other)?).map_err(|problem| blame(&other, problem))?;
-                let dir = other.parent().unwrap_or(Path::new(""));
-                let scrapes = read::scrape_file(&root, &config.global, dir)
+                let scrapes = read::scrape_file(&root, &config.global, base(&other, checks_files))
                     .map_err(|problem| blame(&other, problem))?;
                 for (line, scrape) in scrapes {
                     let same = config.scrape_configs.iter().position(|one| one.job_name == scrape.job_name);
@@ -145,12 +149,11 @@ impl Config {
 /// depends on.
 pub fn files_of(file: &Path) -> Vec<PathBuf> {
     let mut files = vec![file.to_owned()];
-    let dir = file.parent().unwrap_or(Path::new(""));
     let patterns = read_file(file).ok().and_then(|text| yaml::parse(&text).ok()).and_then(|root| {
         yaml::Section::new(&root, "").ok().and_then(|section| section.texts("scrape_config_files").ok())
     });
     for pattern in patterns.unwrap_or_default() {
-        files.extend(expand_glob(&http::join(dir, &pattern)).unwrap_or_default());
+        files.extend(glob::expand(&http::join(base(file, false), &pattern)));
     }
     files
 }
@@ -178,30 +181,8 @@ fn read_file(file: &Path) -> Result<String, ConfigError> {
     })
 }
 
-/// The files a pattern means, sorted; `*` and `?` count in the last part of the path only.
-fn expand_glob(pattern: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let name = pattern.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if !name.contains(['*', '?']) {
-        return Ok(if pattern.exists() { vec![pattern.to_owned()] } else { Vec::new() });
-    }
-    let dir = pattern.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(Vec::new()) };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(Result::ok)
-        .filter(|entry| matches_glob(name.as_bytes(), entry.file_name().to_string_lossy().as_bytes()))
-        .map(|entry| pattern.with_file_name(entry.file_name()))
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-fn matches_glob(pattern: &[u8], name: &[u8]) -> bool {
-    match pattern.split_first() {
-        None => name.is_empty(),
-        Some((b'*', rest)) => (0..=name.len()).any(|skip| matches_glob(rest, &name[skip..])),
-        Some((b'?', rest)) => !name.is_empty() && matches_glob(rest, &name[1..]),
-        Some((byte, rest)) => name.first() == Some(byte) && matches_glob(rest, &name[1..]),
-    }
+fn base(file: &Path, checks_files: bool) -> Base<'_> {
+    Base { dir: file.parent().unwrap_or(Path::new("")), checks_files }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 mod cache;
 mod client;
 mod error;
+mod failure_log;
 mod manager;
 mod metrics;
 mod pool;

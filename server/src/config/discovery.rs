@@ -3,10 +3,9 @@
 //!
 //! Source: Prometheus v3.14, `discovery/*`, the `SDConfig` types and their `UnmarshalYAML`.
 
-use super::http;
+use super::http::{self, Base};
 use super::types::TargetGroup;
 use super::yaml::{Node, Result, Section};
-use std::path::Path;
 
 /// What a key holds.
 #[derive(Clone, Copy, PartialEq)]
@@ -353,7 +352,9 @@ pub(crate) struct Discovery {
 }
 
 /// Reads every `*_sd_configs` and `static_configs` of a section.
-pub(crate) fn read(parent: &Section<'_>, dir: &Path) -> Result<Discovery> {
+pub(crate) fn read(parent: &Section<'_>, dir: Base<'_>) -> Result<Discovery> {
+    // As upstream, only what scrapes and sends needs its certificates for the configuration to be good.
+    let dir = Base { checks_files: false, ..dir };
     let mut discovery = Discovery { static_configs: read_static(parent)?, others: Vec::new() };
     for schema in SCHEMAS.iter().chain([&VULTR]) {
         let Some(node) = parent.get(schema.key) else { continue };
@@ -402,7 +403,7 @@ pub(crate) fn check_addresses(parent: &Section<'_>, groups: &[TargetGroup]) -> R
     }
 }
 
-fn check_entry(schema: &Schema, node: &Node, at: String, dir: &Path) -> Result<()> {
+fn check_entry(schema: &Schema, node: &Node, at: String, dir: Base<'_>) -> Result<()> {
     let section = Section::new(node, at)?;
     if schema.http {
         section.knows(&http::KEYS);

@@ -2,10 +2,23 @@
 //!
 //! Source: Prometheus common, `config/http_config.go`, `HTTPClientConfig.Validate`.
 
-use super::types::{Authorization, BasicAuth, HttpClientConfig, HttpHeader, Secret, TlsConfig, TlsVersion};
+use super::types::{
+    Authorization, BasicAuth, HttpClientConfig, HttpHeader, OAuth2, Secret, TlsConfig, TlsVersion,
+};
 use super::yaml::{Node, Result, Section};
+use crate::http_client;
+use chronolith_storage::error::error_chain;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// How a file is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base<'p> {
+    /// The folder of the file, where relative paths start.
+    pub dir: &'p Path,
+    /// Whether certificates that are named have to be there and to make sense.
+    pub checks_files: bool,
+}
 
 /// The keys that [`read`] takes from a section.
 pub(crate) const KEYS: [&str; 13] = [
@@ -46,12 +59,12 @@ const RESERVED_HEADERS: [&str; 18] = [
     "x-amz-content-sha256",
 ];
 
-/// Reads and checks the HTTP keys of a section; `dir` is what relative paths start from.
-pub(crate) fn read(section: &Section<'_>, dir: &Path) -> Result<HttpClientConfig> {
+/// Reads and checks the HTTP keys of a section.
+pub(crate) fn read(section: &Section<'_>, dir: Base<'_>) -> Result<HttpClientConfig> {
     let basic_auth = section.get("basic_auth").map(|node| read_basic_auth(section, node, dir)).transpose()?;
     let mut authorization =
         section.get("authorization").map(|node| read_authorization(section, node, dir)).transpose()?;
-    let oauth2 = section.get("oauth2").map(|node| read_oauth2(section, node, dir)).transpose()?.is_some();
+    let oauth2 = section.get("oauth2").map(|node| read_oauth2(section, node, dir)).transpose()?;
     let bearer_token = section.text("bearer_token")?.filter(|text| !text.is_empty());
     let bearer_token_file = path(section, "bearer_token_file", dir)?;
     let mut config = HttpClientConfig {
@@ -61,13 +74,10 @@ pub(crate) fn read(section: &Section<'_>, dir: &Path) -> Result<HttpClientConfig
         },
         follow_redirects: section.boolean("follow_redirects")?.unwrap_or(true),
         enable_http2: section.boolean("enable_http2")?.unwrap_or(true),
-        proxy_url: section.text("proxy_url")?.filter(|text| !text.is_empty()),
-        no_proxy: section.text("no_proxy")?.unwrap_or_default(),
-        proxy_from_environment: section.boolean("proxy_from_environment")?.unwrap_or(false),
-        proxy_connect_header: read_connect_header(section)?,
         headers: read_headers(section, dir)?,
         ..HttpClientConfig::default()
     };
+    read_proxy(section, &mut config)?;
 
     let has_bearer = bearer_token.is_some() || bearer_token_file.is_some();
     if bearer_token.is_some() && bearer_token_file.is_some() {
@@ -76,7 +86,7 @@ pub(crate) fn read(section: &Section<'_>, dir: &Path) -> Result<HttpClientConfig
             "at most one of bearer_token & bearer_token_file must be configured",
         ));
     }
-    if has_bearer && (basic_auth.is_some() || oauth2) {
+    if has_bearer && (basic_auth.is_some() || oauth2.is_some()) {
         return Err(section.problem_at(
             "bearer_token",
             "at most one of basic_auth, oauth2, bearer_token & bearer_token_file must be configured",
@@ -88,7 +98,12 @@ pub(crate) fn read(section: &Section<'_>, dir: &Path) -> Result<HttpClientConfig
             "authorization is not compatible with bearer_token & bearer_token_file",
         ));
     }
-    if [basic_auth.is_some(), authorization.is_some(), oauth2].iter().filter(|given| **given).count() > 1 {
+    if [basic_auth.is_some(), authorization.is_some(), oauth2.is_some()]
+        .iter()
+        .filter(|given| **given)
+        .count()
+        > 1
+    {
         return Err(section.problem("at most one of basic_auth, oauth2 & authorization must be configured"));
     }
     if has_bearer {
@@ -98,32 +113,43 @@ pub(crate) fn read(section: &Section<'_>, dir: &Path) -> Result<HttpClientConfig
             credentials_file: bearer_token_file,
         });
     }
-    check_proxy(section, &config)?;
     config.basic_auth = basic_auth;
     config.authorization = authorization;
-    config.oauth2 = oauth2;
+    config.oauth2 = oauth2.map(Box::new);
     Ok(config)
 }
 
-fn check_proxy(section: &Section<'_>, config: &HttpClientConfig) -> Result<()> {
-    let reason = if config.proxy_from_environment && config.proxy_url.is_some() {
-        "if proxy_from_environment is configured, proxy_url must not be configured"
+/// The keys about proxies, which stand in `oauth2` sections, too.
+fn read_proxy(section: &Section<'_>, config: &mut HttpClientConfig) -> Result<()> {
+    config.proxy_url = section.text("proxy_url")?.filter(|text| !text.is_empty());
+    config.no_proxy = section.text("no_proxy")?.unwrap_or_default();
+    config.proxy_from_environment = section.boolean("proxy_from_environment")?.unwrap_or(false);
+    config.proxy_connect_header = read_connect_header(section)?;
+    if let Some(url) = &config.proxy_url {
+        http_client::check_proxy_url(url).map_err(|error| {
+            let shown = crate::config::show::hide_url_password(url);
+            section.problem_at("proxy_url", format!("{}: {shown:?}: {error}", section.path))
+        })?;
+    }
+    let has_proxy = config.proxy_url.is_some();
+    let (key, reason) = if config.proxy_from_environment && has_proxy {
+        ("proxy_url", "if proxy_from_environment is configured, proxy_url must not be configured")
     } else if config.proxy_from_environment && !config.no_proxy.is_empty() {
-        "if proxy_from_environment is configured, no_proxy must not be configured"
-    } else if config.proxy_url.is_none() && !config.no_proxy.is_empty() {
-        "if no_proxy is configured, proxy_url must also be configured"
-    } else if !config.proxy_connect_header.is_empty()
-        && config.proxy_url.is_none()
-        && !config.proxy_from_environment
-    {
-        "if proxy_connect_header is configured, proxy_url or proxy_from_environment must also be configured"
+        ("no_proxy", "if proxy_from_environment is configured, no_proxy must not be configured")
+    } else if !has_proxy && !config.no_proxy.is_empty() {
+        ("no_proxy", "if no_proxy is configured, proxy_url must also be configured")
+    } else if !config.proxy_connect_header.is_empty() && !has_proxy && !config.proxy_from_environment {
+        (
+            "proxy_connect_header",
+            "if proxy_connect_header is configured, proxy_url or proxy_from_environment must also be configured",
+        )
     } else {
         return Ok(());
     };
-    Err(section.problem(reason))
+    Err(section.problem_at(key, reason))
 }
 
-fn read_basic_auth(parent: &Section<'_>, node: &Node, dir: &Path) -> Result<BasicAuth> {
+fn read_basic_auth(parent: &Section<'_>, node: &Node, dir: Base<'_>) -> Result<BasicAuth> {
     let section = Section::new(node, parent.path_of("basic_auth"))?;
     let auth = BasicAuth {
         username: section.text("username")?.unwrap_or_default(),
@@ -141,7 +167,7 @@ fn read_basic_auth(parent: &Section<'_>, node: &Node, dir: &Path) -> Result<Basi
     Ok(auth)
 }
 
-fn read_authorization(parent: &Section<'_>, node: &Node, dir: &Path) -> Result<Authorization> {
+fn read_authorization(parent: &Section<'_>, node: &Node, dir: Base<'_>) -> Result<Authorization> {
     let section = Section::new(node, parent.path_of("authorization"))?;
     let scheme = section.text("type")?.unwrap_or_default().trim().to_owned();
     let auth = Authorization {
@@ -164,46 +190,81 @@ fn read_authorization(parent: &Section<'_>, node: &Node, dir: &Path) -> Result<A
     Ok(auth)
 }
 
-fn read_oauth2(parent: &Section<'_>, node: &Node, dir: &Path) -> Result<()> {
+fn read_oauth2(parent: &Section<'_>, node: &Node, dir: Base<'_>) -> Result<OAuth2> {
     let section = Section::new(node, parent.path_of("oauth2"))?;
+    let mut http = HttpClientConfig { follow_redirects: false, ..HttpClientConfig::default() };
     let client_id = section.text("client_id")?.unwrap_or_default();
     let token_url = section.text("token_url")?.unwrap_or_default();
-    let has_secret = section.text("client_secret")?.is_some_and(|text| !text.is_empty());
-    let has_secret_file = path(&section, "client_secret_file", dir)?.is_some();
+    let client_secret = Secret::new(section.text("client_secret")?.unwrap_or_default());
+    let client_secret_file = path(&section, "client_secret_file", dir)?;
     let grant_type = section.text("grant_type")?.unwrap_or_default();
-    for key in ["client_certificate_key_id", "client_certificate_key", "client_certificate_key_file"] {
-        section.text(key)?;
-    }
-    for key in ["signature_algorithm", "iss", "audience"] {
+    for key in [
+        "client_certificate_key_id",
+        "client_certificate_key",
+        "client_certificate_key_file",
+        "signature_algorithm",
+        "iss",
+        "audience",
+    ] {
         section.text(key)?;
     }
     section.node("claims");
-    section.texts("scopes")?;
-    section.text_map("endpoint_params")?;
+    let scopes = section.texts("scopes")?;
+    let endpoint_params = section.text_map("endpoint_params")?.into_iter().collect();
     if let Some(node) = section.get("tls_config") {
-        read_tls(node, section.path_of("tls_config"), dir)?;
+        http.tls = read_tls(node, section.path_of("tls_config"), dir)?;
     }
     section.knows(&["proxy_url", "no_proxy", "proxy_from_environment", "proxy_connect_header"]);
     section.finish()?;
+    read_proxy(&section, &mut http)?;
     if client_id.is_empty() {
         return Err(section.problem("oauth2 client_id must be configured"));
     }
     if token_url.is_empty() {
         return Err(section.problem("oauth2 token_url must be configured"));
     }
-    if has_secret && has_secret_file {
+    check_url(&section, "token_url", &token_url)?;
+    if !client_secret.expose().is_empty() && client_secret_file.is_some() {
         return Err(
             section.problem("at most one of oauth2 client_secret & client_secret_file must be configured")
         );
     }
-    match grant_type.as_str() {
-        "" | "client_credentials" | "urn:ietf:params:oauth:grant-type:jwt-bearer" => Ok(()),
-        other => Err(section.problem_at("grant_type", format!("unsupported oauth2 grant_type {other:?}"))),
-    }
+    let needs_jwt = match grant_type.as_str() {
+        "" | "client_credentials" => false,
+        "urn:ietf:params:oauth:grant-type:jwt-bearer" => true,
+        other => {
+            return Err(section.problem_at("grant_type", format!("unsupported oauth2 grant_type {other:?}")));
+        }
+    };
+    Ok(OAuth2 {
+        client_id,
+        client_secret,
+        client_secret_file,
+        scopes,
+        token_url,
+        endpoint_params,
+        needs_jwt,
+        http,
+    })
+}
+
+/// A URL that requests are sent to: `http` or `https`, and a host.
+pub(crate) fn check_url(section: &Section<'_>, key: &'static str, url: &str) -> Result<()> {
+    let parsed: std::result::Result<hyper::http::Uri, _> = url.parse();
+    let reason = match parsed {
+        Err(error) => error.to_string(),
+        Ok(url) if !matches!(url.scheme_str(), Some("http" | "https")) => {
+            "it starts with neither http:// nor https://".to_owned()
+        }
+        Ok(url) if url.host().is_none_or(str::is_empty) => "it has no host".to_owned(),
+        Ok(_) => return Ok(()),
+    };
+    let shown = crate::config::show::hide_url_password(url);
+    Err(section.problem_at(key, format!("{}: {shown:?} is not a URL: {reason}", section.path_of(key))))
 }
 
 /// Reads a `tls_config`.
-pub(crate) fn read_tls(node: &Node, at: String, dir: &Path) -> Result<TlsConfig> {
+pub(crate) fn read_tls(node: &Node, at: String, dir: Base<'_>) -> Result<TlsConfig> {
     let section = Section::new(node, at)?;
     let text = |key| Ok(section.text(key)?.filter(|text| !text.is_empty()));
     let config = TlsConfig {
@@ -252,6 +313,11 @@ pub(crate) fn read_tls(node: &Node, at: String, dir: &Path) -> Result<TlsConfig>
     {
         return Err(section.problem("tls_config.max_version must be greater than or equal to tls_config.min_version if both are specified"));
     }
+    if dir.checks_files {
+        http_client::check_tls(&config).map_err(|(key, error)| {
+            section.problem_at(key, format!("{}: {}", section.path_of(key), error_chain(&error)))
+        })?;
+    }
     Ok(config)
 }
 
@@ -278,7 +344,7 @@ fn read_connect_header(section: &Section<'_>) -> Result<BTreeMap<String, Vec<Sec
     Ok(headers)
 }
 
-fn read_headers(section: &Section<'_>, dir: &Path) -> Result<BTreeMap<String, HttpHeader>> {
+fn read_headers(section: &Section<'_>, dir: Base<'_>) -> Result<BTreeMap<String, HttpHeader>> {
     let at = section.path_of("http_headers");
     let mut headers = BTreeMap::new();
     let Some(node) = section.get("http_headers") else { return Ok(headers) };
@@ -300,11 +366,11 @@ fn read_headers(section: &Section<'_>, dir: &Path) -> Result<BTreeMap<String, Ht
 }
 
 /// A path in a section, joined with `dir` where relative; `None` where absent or empty.
-pub(crate) fn path(section: &Section<'_>, key: &'static str, dir: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn path(section: &Section<'_>, key: &'static str, dir: Base<'_>) -> Result<Option<PathBuf>> {
     Ok(section.text(key)?.filter(|text| !text.is_empty()).map(|text| join(dir, &text)))
 }
 
-/// `file` as seen from `dir`.
-pub(crate) fn join(dir: &Path, file: &str) -> PathBuf {
-    if file.is_empty() { PathBuf::new() } else { dir.join(file) }
+/// `file` as seen from the folder of the configuration.
+pub(crate) fn join(base: Base<'_>, file: &str) -> PathBuf {
+    if file.is_empty() { PathBuf::new() } else { base.dir.join(file) }
 }

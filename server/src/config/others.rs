@@ -1,10 +1,10 @@
 //! Sections that are checked like all others but have no effect in this version: rules, alerting,
 //! sending and reading remotely, tracing, OTLP. Whoever uses them is told so at the start.
 
+use super::http::Base;
 use super::types::NameValidation;
 use super::yaml::{Node, Problem, Result, Section};
 use super::{discovery, http, read, relabel};
-use std::path::Path;
 
 const RESERVED_HEADERS: [&str; 16] = [
     "host",
@@ -44,7 +44,7 @@ pub(crate) fn read_rule_files(section: &Section<'_>, without_effect: &mut Vec<St
 pub(crate) fn read_alerting(
     parent: &Section<'_>,
     validation: NameValidation,
-    dir: &Path,
+    dir: Base<'_>,
     without_effect: &mut Vec<String>,
 ) -> Result<()> {
     let Some(node) = parent.get("alerting") else { return Ok(()) };
@@ -61,7 +61,7 @@ pub(crate) fn read_alerting(
     Ok(())
 }
 
-fn read_alertmanager(node: &Node, index: usize, validation: NameValidation, dir: &Path) -> Result<()> {
+fn read_alertmanager(node: &Node, index: usize, validation: NameValidation, dir: Base<'_>) -> Result<()> {
     let section = Section::new(node, format!("alerting.alertmanagers[{index}]"))?;
     section.text("scheme")?;
     section.text("path_prefix")?;
@@ -81,7 +81,8 @@ fn read_alertmanager(node: &Node, index: usize, validation: NameValidation, dir:
         }
     }
     let client = http::read(&section, dir)?;
-    if has_sigv4 && (client.basic_auth.is_some() || client.authorization.is_some() || client.oauth2) {
+    if has_sigv4 && (client.basic_auth.is_some() || client.authorization.is_some() || client.oauth2.is_some())
+    {
         return Err(
             section.problem("at most one of basic_auth, authorization, oauth2, & sigv4 must be configured")
         );
@@ -110,7 +111,7 @@ fn read_sigv4(parent: &Section<'_>) -> Result<bool> {
 pub(crate) fn read_remote_write(
     parent: &Section<'_>,
     validation: NameValidation,
-    dir: &Path,
+    dir: Base<'_>,
     without_effect: &mut Vec<String>,
 ) -> Result<()> {
     let Some(node) = parent.get("remote_write") else { return Ok(()) };
@@ -141,7 +142,7 @@ fn read_remote_write_entry(
     node: &Node,
     index: usize,
     validation: NameValidation,
-    dir: &Path,
+    dir: Base<'_>,
 ) -> Result<String> {
     let section = Section::new(node, format!("remote_write[{index}]"))?;
     let url = section.text("url")?;
@@ -161,8 +162,9 @@ fn read_remote_write_entry(
     section.knows(&["write_relabel_configs"]);
     section.finish()?;
 
-    if url.is_none_or(|url| url.is_empty()) {
-        return Err(section.problem("url for remote_write is empty"));
+    match url.as_deref() {
+        None | Some("") => return Err(section.problem("url for remote_write is empty")),
+        Some(url) => http::check_url(&section, "url", url)?,
     }
     let what = "relabeling rule in remote write config";
     relabel::read_list(&section, "write_relabel_configs", what, validation)?;
@@ -191,7 +193,7 @@ fn read_remote_write_entry(
     let auths: Vec<&str> = [
         ("basic_auth", client.basic_auth.is_some()),
         ("authorization", client.authorization.is_some()),
-        ("oauth2", client.oauth2),
+        ("oauth2", client.oauth2.is_some()),
         ("sigv4", has_sigv4),
         ("azuread", has_azuread),
         ("google_iam", has_google),
@@ -234,7 +236,7 @@ fn read_queue(section: &Section<'_>) -> Result<()> {
 
 pub(crate) fn read_remote_read(
     parent: &Section<'_>,
-    dir: &Path,
+    dir: Base<'_>,
     without_effect: &mut Vec<String>,
 ) -> Result<()> {
     let Some(node) = parent.get("remote_read") else { return Ok(()) };
@@ -254,8 +256,9 @@ pub(crate) fn read_remote_read(
         section.boolean("filter_external_labels")?;
         section.knows(&http::KEYS);
         section.finish()?;
-        if url.is_none_or(|url| url.is_empty()) {
-            return Err(section.problem("url for remote_read is empty"));
+        match url.as_deref() {
+            None | Some("") => return Err(section.problem("url for remote_read is empty")),
+            Some(url) => http::check_url(&section, "url", url)?,
         }
         check_headers(
             &section,
@@ -285,7 +288,11 @@ fn check_headers(section: &Section<'_>, headers: &[(String, String)], authorizat
     Ok(())
 }
 
-pub(crate) fn read_tracing(parent: &Section<'_>, dir: &Path, without_effect: &mut Vec<String>) -> Result<()> {
+pub(crate) fn read_tracing(
+    parent: &Section<'_>,
+    dir: Base<'_>,
+    without_effect: &mut Vec<String>,
+) -> Result<()> {
     let Some(node) = parent.get("tracing") else { return Ok(()) };
     let section = Section::new(node, "tracing")?;
     let client = section.text("client_type")?;

@@ -2,15 +2,16 @@
 //!
 //! Source: Prometheus v3.14, `config/config.go`, the `UnmarshalYAML` and `Validate` functions.
 
+use super::http::Base;
 use super::types::{
     Config, GlobalConfig, NameEscaping, NameValidation, ScrapeConfig, ScrapeLimits, ScrapeProtocol,
     StorageConfig,
 };
 use super::yaml::{Node, Problem, Result, Section, Value};
-use super::{Environment, discovery, http, others, relabel, show};
+use super::{Environment, discovery, glob, http, others, relabel, show};
 use chronolith_model::Labels;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The main file, read but for the files it names.
@@ -21,8 +22,8 @@ pub(crate) struct MainFile {
     pub scrape_config_files: Vec<PathBuf>,
 }
 
-/// Reads the main file; `dir` is the folder it is in.
-pub(crate) fn main_file(root: &Node, dir: &Path, env: &Environment<'_>) -> Result<MainFile> {
+/// Reads the main file.
+pub(crate) fn main_file(root: &Node, dir: Base<'_>, env: &Environment<'_>) -> Result<MainFile> {
     let section = Section::new(root, "")?;
     let global = match section.get("global") {
         Some(node) => read_global(&Section::new(node, "global")?, dir, env)?,
@@ -74,7 +75,7 @@ pub(crate) fn main_file(root: &Node, dir: &Path, env: &Environment<'_>) -> Resul
 pub(crate) fn scrape_file(
     root: &Node,
     global: &GlobalConfig,
-    dir: &Path,
+    dir: Base<'_>,
 ) -> Result<Vec<(usize, ScrapeConfig)>> {
     let section = Section::new(root, "")?;
     section.knows(&["scrape_configs"]);
@@ -89,11 +90,15 @@ pub(crate) fn read_globs(section: &Section<'_>, key: &'static str, what: &str) -
         if pattern.split_once('*').is_some_and(|(_, tail)| tail.contains('/')) {
             return Err(section.problem_at(key, format!("invalid {what} path {pattern:?}")));
         }
+        if !glob::is_valid(pattern) {
+            let reason = format!("invalid {what} path {pattern:?}: a bracket or a backslash has no end");
+            return Err(section.problem_at(key, reason));
+        }
     }
     Ok(patterns)
 }
 
-fn read_global(section: &Section<'_>, dir: &Path, env: &Environment<'_>) -> Result<GlobalConfig> {
+fn read_global(section: &Section<'_>, dir: Base<'_>, env: &Environment<'_>) -> Result<GlobalConfig> {
     let defaults = GlobalConfig::default();
     let name_validation = read_validation(section)?.unwrap_or(NameValidation::Utf8);
     let external_labels = section.get("external_labels");
@@ -265,7 +270,7 @@ fn check_protocols(protocols: &[ScrapeProtocol]) -> std::result::Result<(), Stri
 fn read_scrape_configs(
     section: &Section<'_>,
     global: &GlobalConfig,
-    dir: &Path,
+    dir: Base<'_>,
 ) -> Result<Vec<(usize, ScrapeConfig)>> {
     let Some(node) = section.get("scrape_configs") else { return Ok(Vec::new()) };
     let mut configs = Vec::new();
@@ -278,7 +283,12 @@ fn read_scrape_configs(
     Ok(configs)
 }
 
-fn read_scrape_config(node: &Node, index: usize, global: &GlobalConfig, dir: &Path) -> Result<ScrapeConfig> {
+fn read_scrape_config(
+    node: &Node,
+    index: usize,
+    global: &GlobalConfig,
+    dir: Base<'_>,
+) -> Result<ScrapeConfig> {
     let at = format!("scrape_configs[{index}]");
     let section = Section::new(node, at)?;
     let job_name = section.text("job_name")?.unwrap_or_default();

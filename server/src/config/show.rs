@@ -120,7 +120,7 @@ fn hide_all(node: &Node) -> Node {
 }
 
 /// `http://user:word@host` with the word replaced by `xxxxx`, as Go's `URL.Redacted` does.
-fn hide_url_password(text: &str) -> String {
+pub(crate) fn hide_url_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);

@@ -401,8 +401,8 @@ pub struct HttpClientConfig {
     pub basic_auth: Option<BasicAuth>,
     /// `authorization`, or what the older `bearer_token` keys mean by it.
     pub authorization: Option<Authorization>,
-    /// `oauth2` was given; scraping with it is not possible in this version.
-    pub oauth2: bool,
+    /// `oauth2`
+    pub oauth2: Option<Box<OAuth2>>,
     /// `tls_config`
     pub tls: TlsConfig,
     /// `follow_redirects`
@@ -426,7 +426,7 @@ impl Default for HttpClientConfig {
         Self {
             basic_auth: None,
             authorization: None,
-            oauth2: false,
+            oauth2: None,
             tls: TlsConfig::default(),
             follow_redirects: true,
             enable_http2: true,
@@ -463,6 +463,27 @@ pub struct Authorization {
     pub credentials_file: Option<PathBuf>,
 }
 
+/// `oauth2`: a token by client credentials.
+#[derive(Clone, Debug, Default)]
+pub struct OAuth2 {
+    /// `client_id`
+    pub client_id: String,
+    /// `client_secret`
+    pub client_secret: Secret,
+    /// `client_secret_file`, read for each request.
+    pub client_secret_file: Option<PathBuf>,
+    /// `scopes`
+    pub scopes: Vec<String>,
+    /// `token_url`
+    pub token_url: String,
+    /// `endpoint_params`: fields of the form besides those of the standard.
+    pub endpoint_params: BTreeMap<String, String>,
+    /// `grant_type` asks for a signed assertion, which this version cannot make.
+    pub needs_jwt: bool,
+    /// `tls_config` and the proxy for the token endpoint; no credentials.
+    pub http: HttpClientConfig,
+}
+
 /// One entry of `http_headers`: all values together.
 #[derive(Clone, Debug, Default)]
 pub struct HttpHeader {
@@ -497,6 +518,13 @@ pub struct TlsConfig {
     pub min_version: Option<TlsVersion>,
     /// `max_version`
     pub max_version: Option<TlsVersion>,
+}
+
+impl TlsConfig {
+    /// Whether any of it is in files, which may change.
+    pub fn has_files(&self) -> bool {
+        self.ca_file.is_some() || self.cert_file.is_some() || self.key_file.is_some()
+    }
 }
 
 /// A version of TLS.

@@ -15,7 +15,7 @@ pub enum ScrapeError {
     },
     /// The answer was another one than 200.
     #[error("server returned HTTP status {0}")]
-    Status(reqwest::StatusCode),
+    Status(hyper::StatusCode),
     /// Over `body_size_limit`, after decompression.
     #[error("body size limit exceeded")]
     BodySizeLimit,

@@ -4,6 +4,7 @@
 
 use super::Appender;
 use super::client::{self, Client};
+use super::failure_log::FailureLog;
 use super::metrics::ScrapeMetrics;
 use super::scrape_loop::{self, LoopContext, LoopHandle, PoolSettings};
 use super::target::{Populated, Target};
@@ -30,6 +31,7 @@ pub(super) struct Shared {
 pub(super) struct PreparedPool {
     config: Arc<ScrapeConfig>,
     client: Client,
+    failure_log: Option<Arc<FailureLog>>,
 }
 
 impl PreparedPool {
@@ -38,7 +40,11 @@ impl PreparedPool {
     pub fn new(config: Arc<ScrapeConfig>) -> Result<Self, String> {
         let client = Client::new(&config, None)
             .map_err(|reason| format!("scrape config of job {:?}: {reason}", config.job_name))?;
-        Ok(Self { config, client })
+        let failure_log = match &config.scrape_failure_log_file {
+            Some(path) => Some(Arc::new(FailureLog::open(path, &config.job_name)?)),
+            None => None,
+        };
+        Ok(Self { config, client, failure_log })
     }
 
     pub fn job_name(&self) -> &str {
@@ -61,6 +67,7 @@ impl Pool {
             refusal: client::unsupported(&prepared.config),
             config: prepared.config,
             client: prepared.client,
+            failure_log: prepared.failure_log,
             rules: 0,
         };
         let mut pool = Self {
@@ -81,6 +88,7 @@ impl Pool {
             refusal: client::unsupported(&prepared.config),
             config: prepared.config,
             client: prepared.client,
+            failure_log: prepared.failure_log,
             rules: before.rules + u64::from(is_changed),
         }));
         self.sync(shared);
@@ -124,6 +132,7 @@ impl Pool {
         self.settings.rcu(|settings| PoolSettings {
             config: Arc::clone(&settings.config),
             client: settings.client.clone(),
+            failure_log: settings.failure_log.clone(),
             rules: settings.rules,
             refusal: Some(reason.clone()),
         });

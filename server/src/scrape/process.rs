@@ -122,7 +122,7 @@ impl Processor {
     }
 
     /// Appends one scrape, dated `timestamp`, that `started` then. `rules` is another number whenever
-    /// labels of the same body may come out differently than before.
+    /// labels of the same body may come out differently than before. Returns why it failed, if it did.
     pub fn scrape(
         &mut self,
         config: &ScrapeConfig,
@@ -130,7 +130,7 @@ impl Processor {
         fetched: Result<Fetched, ScrapeError>,
         timestamp: i64,
         started: Instant,
-    ) {
+    ) -> Option<String> {
         self.n_scrapes += 1;
         if std::mem::replace(&mut self.rules, rules) != rules {
             self.cache.forget_meanings();
@@ -168,7 +168,8 @@ impl Processor {
             tracing::debug!(target_url = %self.target.url, %error, "Scrape failed");
         }
         let is_success = error.is_none();
-        self.target.report(timestamp, duration_s, error.map(|error| error.to_string()));
+        let failure = error.map(|error| error.to_string());
+        self.target.report(timestamp, duration_s, failure.clone());
         let is_appended = self.append(reading.pending, &values[..n_report], Vec::new(), vanished, timestamp);
         let finish = match (is_appended, is_success) {
             (false, _) => Finish::NotAppended,
@@ -181,6 +182,7 @@ impl Processor {
         if is_success {
             self.target.sweep_metadata(self.n_scrapes);
         }
+        failure
     }
 
     /// Marks everything of the target stale, the samples about the scrape included.

@@ -5,6 +5,7 @@
 use super::Appender;
 use super::client::Client;
 use super::error::ScrapeError;
+use super::failure_log::FailureLog;
 use super::metrics::ScrapeMetrics;
 use super::process::Processor;
 use super::schedule::Schedule;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 pub(super) struct PoolSettings {
     pub config: Arc<ScrapeConfig>,
     pub client: Client,
+    pub failure_log: Option<Arc<FailureLog>>,
     /// Another number whenever labels may come out differently than before.
     pub rules: u64,
     /// Why targets of this pool are not fetched at all.
@@ -101,8 +103,12 @@ async fn scrape(context: &LoopContext, processor: &mut Option<Processor>, timest
     let fetched = fetch(context, &settings).await;
     let Some(mut working) = processor.take() else { return false };
     let alive = context.alive.clone();
+    let target = Arc::clone(&context.target);
     let worked = tokio::task::spawn_blocking(move || {
-        working.scrape(&settings.config, settings.rules, fetched, timestamp, started);
+        let failure = working.scrape(&settings.config, settings.rules, fetched, timestamp, started);
+        if let (Some(log), Some(reason)) = (&settings.failure_log, failure) {
+            log.write(&target.url, &reason);
+        }
         drop(alive);
         working
     });

@@ -174,7 +174,7 @@ impl Bench {
     }
 
     fn fail(&mut self, timestamp: i64) {
-        let error = ScrapeError::Status(reqwest::StatusCode::NOT_FOUND);
+        let error = ScrapeError::Status(hyper::StatusCode::NOT_FOUND);
         self.processor.scrape(&self.config, 0, Err(error), timestamp, Instant::now());
     }
 
@@ -755,4 +755,30 @@ fn dropped_targets_are_counted_and_some_are_kept() {
         assert_eq!(expected["__address__"], "a:1");
         manager.shutdown().await;
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_scrapes_are_written_to_their_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("failures.json");
+    let (port, _) = serve(|_| response("404 Not Found", b"")).await;
+    let (manager, _, mut appended, _) = manager();
+    let log = |path: &Path| format!("  scrape_failure_log_file: {}\n", path.display());
+    manager.apply(&local_job(port, &log(&file))).unwrap();
+    next(&mut appended).await;
+    next(&mut appended).await;
+    manager.shutdown().await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(line["msg"], "server returned HTTP status 404 Not Found");
+    assert_eq!((&line["level"], &line["job_name"]), (&"ERROR".into(), &"local".into()));
+    assert_eq!(line["target"], format!("http://127.0.0.1:{port}/metrics"));
+    assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+}
+
+#[tokio::test]
+async fn a_failure_log_that_cannot_be_written_refuses_the_configuration() {
+    let (manager, ..) = manager();
+    let error = manager.apply(&local_job(1, "  scrape_failure_log_file: /nonexistent/x/log\n")).unwrap_err();
+    assert!(error.starts_with("cannot open scrape_failure_log_file /nonexistent/x/log: "), "{error}");
 }
