@@ -18,9 +18,16 @@ use tokio::sync::{Semaphore, watch};
 pub async fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = TcpListener::bind(crate::cli::full_address(address))
-            .await
-            .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        let listener = TcpListener::bind(crate::cli::full_address(address)).await.map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    ": another program listens there; choose a port with --web.listen-address=HOST:PORT"
+                }
+                std::io::ErrorKind::PermissionDenied => ": ports below 1024 are for the superuser",
+                _ => "",
+            };
+            format!("cannot listen on {address}: {error}{hint}")
+        })?;
         listeners.push(listener);
     }
     Ok(listeners)
@@ -130,5 +137,45 @@ async fn serve_connection(
     };
     if let Err(error) = result {
         tracing::debug!(%peer, err = %error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn every_address_is_served_until_the_stop() {
+        let listeners = bind(&["127.0.0.1:0".to_owned(), "localhost:0".to_owned()]).await.unwrap();
+        let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let router = Router::new().route("/", get(|| async { "here" }));
+        let limits = Limits {
+            max_connections: 1,
+            read_timeout: Duration::from_secs(10),
+            shutdown_timeout: Duration::from_secs(10),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(serve(listeners, router, limits, stopped));
+        for address in &addresses {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("here"), "{address}: {answer}");
+        }
+        stop.send_replace(true);
+        serving.await.unwrap();
+        assert!(TcpStream::connect(addresses[0]).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_refused_with_what_to_do() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let text = bind(std::slice::from_ref(&address)).await.unwrap_err();
+        assert!(text.starts_with(&format!("cannot listen on {address}: Address already in use")), "{text}");
+        assert!(text.ends_with("choose a port with --web.listen-address=HOST:PORT"), "{text}");
     }
 }

@@ -4,7 +4,7 @@ use chronolith::cli::{self, CliError, EXIT_USAGE, Settings};
 use chronolith::config::Config;
 use chronolith::scrape::{ScrapeManager, ScrapeOptions};
 use chronolith::state::State;
-use chronolith::store::{OpenDb, Store};
+use chronolith::store::{self, OpenDb, Store};
 use chronolith::targets::Scraping as _;
 use chronolith::telemetry::{self, Registry};
 use chronolith::{api, build, foreign, listen, reload, shutdown};
@@ -176,7 +176,8 @@ fn open(state: &State) -> Result<Arc<dyn Store>, String> {
     };
     foreign::warn(&settings.storage_path, &settings.config_file);
     let started = std::time::Instant::now();
-    let db = Db::open(&settings.storage_path, options).map_err(|error| error_chain(&error))?;
+    let db = Db::open(&settings.storage_path, options)
+        .map_err(|error| store::explain(&error, &settings.storage_path))?;
     tracing::info!(path = %settings.storage_path.display(), duration = ?started.elapsed(), "Store opened");
     for lost in db.status().lost {
         tracing::warn!(what = lost.what, reason = lost.reason, "damaged data was put aside");

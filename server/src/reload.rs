@@ -1,6 +1,6 @@
 //! Reloading the configuration, all or nothing: by signal, by request, or when its files change.
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, ConfigError, Environment};
 use crate::query_log::LogFile;
 use crate::state::{LastReload, State};
 use chronolith_storage::error::error_chain;
@@ -16,7 +16,15 @@ use tokio::sync::{mpsc, oneshot};
 /// File, line and reason in one text.
 pub fn load(file: &std::path::Path) -> Result<Config, String> {
     let env = |name: &str| std::env::var(name).ok();
-    Config::load(file, &Environment(&env)).map_err(|error| error_chain(&error))
+    Config::load(file, &Environment(&env)).map_err(|error| match &error {
+        ConfigError::Unreadable { file: missing, source }
+            if missing == file && source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            let hint = "name the configuration with --config.file=FILE; an empty file is one, too";
+            format!("{}: {hint}", error_chain(&error))
+        }
+        _ => error_chain(&error),
+    })
 }
 
 /// Says in the log which sections have no effect.
@@ -170,5 +178,58 @@ mod tests {
         assert_eq!(retention_of((None, None), (None, Some(7))), (0, 7));
         assert_eq!(retention_of((Some(5), None), (Some(6), Some(7))), (5, 7));
         assert_eq!(retention_of((None, None), (Some(0), None)), (0, 0));
+    }
+
+    #[test]
+    fn a_missing_configuration_says_how_to_name_one() {
+        let text = load(std::path::Path::new("/nonexistent/prometheus.yml")).map(drop).unwrap_err();
+        assert!(text.starts_with("cannot read /nonexistent/prometheus.yml: No such file"), "{text}");
+        assert!(text.ends_with("--config.file=FILE; an empty file is one, too"), "{text}");
+    }
+
+    /// A server with automatic reloads, and the file that it looks at.
+    async fn watched(interval: &str, text: &str) -> (tempfile::TempDir, PathBuf, Arc<State>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, text).unwrap();
+        let args = [
+            "chronolith".to_owned(),
+            format!("--config.file={}", file.display()),
+            "--config.auto-reload".to_owned(),
+            format!("--config.auto-reload-interval={interval}"),
+        ];
+        let settings = crate::cli::parse(args).unwrap_or_else(|error| panic!("{error:?}"));
+        let (requests, reloads) = mpsc::channel(1);
+        let registry = Arc::new(crate::telemetry::Registry::new());
+        let state = Arc::new(State::new(settings, load(&file).unwrap(), registry, requests));
+        tokio::spawn(run(Arc::clone(&state), reloads));
+        (folder, file, state)
+    }
+
+    async fn until(what: &str, is_true: impl Fn() -> bool) {
+        let wait = async {
+            while !is_true() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait)
+            .await
+            .unwrap_or_else(|_| panic!("not in 30 s: {what}"));
+    }
+
+    #[tokio::test]
+    async fn changed_files_are_loaded_and_bad_ones_are_not() {
+        let (_folder, file, state) = watched("20ms", "global: {scrape_interval: 1s}\n").await;
+        let interval = || state.config.load().global.scrape_interval_ms;
+        // The first look at the file is not a change, so it comes before the change that is.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(interval(), 1000);
+        std::fs::write(&file, "global: {scrape_interval: 2s}\n").unwrap();
+        until("the new interval", || interval() == 2000).await;
+        std::fs::write(&file, "global: {scrape_intervall: 3s}\n").unwrap();
+        until("the failure", || !state.last_reload.lock().successful).await;
+        assert_eq!(interval(), 2000, "the one before stays in force");
+        std::fs::write(&file, "global: {scrape_interval: 4s}\n").unwrap();
+        until("the mended file", || interval() == 4000 && state.last_reload.lock().successful).await;
     }
 }

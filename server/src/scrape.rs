@@ -9,6 +9,7 @@
 //! Source: Prometheus v3.14, `scrape/manager.go`, `scrape/scrape.go`, `scrape/target.go`.
 
 mod cache;
+mod classic;
 mod client;
 mod error;
 mod failure_log;

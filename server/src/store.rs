@@ -5,6 +5,7 @@ use chronolith_model::append::{AppendBatch, AppendOutcome, Exemplar, Metadata};
 use chronolith_model::queryable::{Queryable, ReadError, Snapshot};
 use chronolith_model::{Labels, Matcher};
 use chronolith_storage::db::Db;
+use chronolith_storage::error::error_chain;
 use chronolith_storage::metrics::{Cardinality, DbStatus, StorageMetrics};
 use chronolith_storage::{AppendError, StorageError};
 use parking_lot::RwLock;
@@ -141,5 +142,66 @@ impl Store for OpenDb {
             return Ok(());
         };
         slot.take().map_or(Ok(()), Db::close)
+    }
+}
+
+/// Why the store does not open, and what to do about it, in one text.
+pub fn explain(error: &StorageError, path: &Path) -> String {
+    let reason = error_chain(error);
+    let path = path.display();
+    match error {
+        StorageError::Locked { .. } => {
+            format!("{reason}: stop that process, or give another --storage.tsdb.path")
+        }
+        // It says what to do.
+        StorageError::Version { .. } => reason,
+        StorageError::Io { source, .. } if is_no_directory(source) => {
+            format!("--storage.tsdb.path: {path} is not a directory, or lies in something that is none")
+        }
+        StorageError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!("{reason}: the user that runs this program must own the data directory {path}")
+        }
+        _ => format!("cannot open the data directory {path}: {reason}"),
+    }
+}
+
+fn is_no_directory(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chronolith_storage::Options;
+
+    fn refusal(path: &Path) -> String {
+        match Db::open(path, Options { background: false, ..Options::default() }) {
+            Ok(_) => panic!("{} opens", path.display()),
+            Err(error) => explain(&error, path),
+        }
+    }
+
+    #[test]
+    fn a_data_directory_that_cannot_be_used_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("x")] {
+            let expected = format!("--storage.tsdb.path: {} is not a directory", path.display());
+            assert!(refusal(&path).starts_with(&expected), "{}", refusal(&path));
+        }
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(other.join("VERSION"), "chronolith 7\n").unwrap();
+        let text = refusal(&other);
+        assert!(
+            text.contains("has format 7, this program reads format 1: start the newer version"),
+            "{text}"
+        );
+        let held = folder.path().join("held");
+        let _db = Db::open(&held, Options { background: false, ..Options::default() }).unwrap();
+        let text = refusal(&held);
+        assert!(text.contains(&format!("in use by process {}", std::process::id())), "{text}");
+        assert!(text.ends_with("stop that process, or give another --storage.tsdb.path"), "{text}");
     }
 }

@@ -1,4 +1,5 @@
-//! The text formats in which targets expose metrics: Prometheus text and OpenMetrics.
+//! The formats in which targets expose metrics: Prometheus text, OpenMetrics and, in [`protobuf`], the
+//! messages of the client libraries.
 //!
 //! [`Parser`] walks a body line by line without allocating. A series is given as the bytes that name
 //! it ([`Series::raw`]), by which a scrape loop knows it again; [`Series::labels`] reads them when it
@@ -10,7 +11,9 @@
 mod content_type;
 mod cursor;
 mod float;
+pub mod nhcb;
 mod openmetrics;
+pub mod protobuf;
 mod text;
 
 #[cfg(test)]
@@ -133,6 +136,9 @@ pub enum Reason {
     /// Something after `# EOF`.
     #[error("unexpected data after # EOF")]
     AfterEof,
+    /// A body of protobuf messages, which [`protobuf::decode`] reads.
+    #[error("the body is not text")]
+    NotText,
 }
 
 /// Why the name and labels of a series cannot be stored.
@@ -156,7 +162,7 @@ pub struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// A parser at the start of `body`.
+    /// A parser at the start of `body`, which is in one of the text formats.
     pub fn new(body: &'a [u8], format: Format) -> Self {
         Self { cursor: Cursor::new(body), format, metric_type: MetricType::Unknown, is_done: false }
     }
@@ -174,6 +180,7 @@ impl<'a> Parser<'a> {
         let entry = match self.format {
             Format::Text => text::entry(&mut self.cursor, &mut self.metric_type),
             Format::OpenMetrics => openmetrics::entry(&mut self.cursor, &mut self.metric_type),
+            Format::Protobuf => Err(Reason::NotText),
         };
         match entry {
             Ok(Some(entry)) => Ok(Some(entry)),
@@ -218,7 +225,7 @@ impl Series<'_> {
         };
         let dialect = match self.format {
             Format::Text => Dialect::Text,
-            Format::OpenMetrics => Dialect::OpenMetrics,
+            Format::OpenMetrics | Format::Protobuf => Dialect::OpenMetrics,
         };
         let mut pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
         read_labels(self.raw, dialect, |name, value| {

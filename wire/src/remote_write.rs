@@ -6,15 +6,16 @@
 //! the server.
 
 mod histograms;
-mod protobuf;
 pub mod v1;
 pub mod v2;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use histograms::prepare as prepare_histogram;
 pub use protobuf::{DecodeError, DecodeErrorKind};
 
+use crate::protobuf;
 use chronolith_model::append::Exemplar;
 use chronolith_model::labels::{Labels, write_labels};
 

@@ -232,7 +232,8 @@ mod tests {
                 line.unwrap_or_else(|| panic!("no {name} in {entry}"))
             };
             let query = field("query  ");
-            let expr = parse_expr(query, ParserOptions::ALL).unwrap_or_else(|error| panic!("{query}: {error}"));
+            let expr =
+                parse_expr(query, ParserOptions::ALL).unwrap_or_else(|error| panic!("{query}: {error}"));
             let mut out = Vec::new();
             expression(&mut out, &expr);
             assert_eq!(String::from_utf8(out).unwrap(), field("ast    "), "{query}");

@@ -770,7 +770,7 @@ fn check_url(url: &str) -> Check {
 
 /// Whether Go's `url.Parse` would take it: no control characters, no space or broken escape or
 /// bracket in the host, a scheme where there is a colon first.
-fn is_parsable_url(url: &str) -> bool {
+pub(crate) fn is_parsable_url(url: &str) -> bool {
     if url.chars().any(char::is_control) {
         return false;
     }

@@ -37,9 +37,8 @@ pub(crate) const KEYS: [&str; 13] = [
     "http_headers",
 ];
 
-/// Headers that `http_headers` must leave alone.
-const RESERVED_HEADERS: [&str; 18] = [
-    "authorization",
+/// Headers that a configuration must leave alone.
+pub(crate) const RESERVED_HEADERS: [&str; 16] = [
     "host",
     "content-encoding",
     "content-length",
@@ -53,11 +52,13 @@ const RESERVED_HEADERS: [&str; 18] = [
     "accept-encoding",
     "x-prometheus-remote-write-version",
     "x-prometheus-remote-read-version",
-    "x-prometheus-scrape-timeout-seconds",
     "x-amz-date",
     "x-amz-security-token",
     "x-amz-content-sha256",
 ];
+
+/// What `http_headers` must leave alone besides: it has keys of its own.
+const HEADERS_WITH_KEYS: [&str; 2] = ["authorization", "x-prometheus-scrape-timeout-seconds"];
 
 /// Reads and checks the HTTP keys of a section.
 pub(crate) fn read(section: &Section<'_>, dir: Base<'_>) -> Result<HttpClientConfig> {
@@ -249,7 +250,7 @@ fn read_oauth2(parent: &Section<'_>, node: &Node, dir: Base<'_>) -> Result<OAuth
 }
 
 /// A URL that requests are sent to: `http` or `https`, and a host.
-pub(crate) fn check_url(section: &Section<'_>, key: &'static str, url: &str) -> Result<()> {
+fn check_url(section: &Section<'_>, key: &'static str, url: &str) -> Result<()> {
     let parsed: std::result::Result<hyper::http::Uri, _> = url.parse();
     let reason = match parsed {
         Err(error) => error.to_string(),
@@ -350,7 +351,8 @@ fn read_headers(section: &Section<'_>, dir: Base<'_>) -> Result<BTreeMap<String,
     let Some(node) = section.get("http_headers") else { return Ok(headers) };
     for (name, value) in node.as_mapping(&at)? {
         let name_text = name.as_text(&at)?.to_owned();
-        if RESERVED_HEADERS.contains(&name_text.to_ascii_lowercase().as_str()) {
+        let lower = name_text.to_ascii_lowercase();
+        if RESERVED_HEADERS.contains(&lower.as_str()) || HEADERS_WITH_KEYS.contains(&lower.as_str()) {
             return Err(name.problem(format!("setting header {name_text:?} is not allowed")));
         }
         let header = Section::new(value, format!("{at}.{name_text}"))?;

@@ -6,25 +6,6 @@ use super::types::NameValidation;
 use super::yaml::{Node, Problem, Result, Section};
 use super::{discovery, http, read, relabel};
 
-const RESERVED_HEADERS: [&str; 16] = [
-    "host",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "user-agent",
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "www-authenticate",
-    "accept-encoding",
-    "x-prometheus-remote-write-version",
-    "x-prometheus-remote-read-version",
-    "x-amz-date",
-    "x-amz-security-token",
-    "x-amz-content-sha256",
-];
-
 pub(crate) fn read_runtime(section: &Section<'_>, without_effect: &mut Vec<String>) -> Result<()> {
     let Some(node) = section.get("runtime") else { return Ok(()) };
     let runtime = Section::new(node, "runtime")?;
@@ -39,6 +20,15 @@ pub(crate) fn read_rule_files(section: &Section<'_>, without_effect: &mut Vec<St
         without_effect.push("rule_files: this version evaluates no rules".to_owned());
     }
     Ok(())
+}
+
+/// As upstream, anything that Go reads as a URL will do, one without a scheme included.
+fn check_url(section: &Section<'_>, url: &str) -> Result<()> {
+    if discovery::is_parsable_url(url) {
+        return Ok(());
+    }
+    let shown = super::show::hide_url_password(url);
+    Err(section.problem_at("url", format!("{}: {shown:?} is not a URL", section.path_of("url"))))
 }
 
 pub(crate) fn read_alerting(
@@ -164,7 +154,7 @@ fn read_remote_write_entry(
 
     match url.as_deref() {
         None | Some("") => return Err(section.problem("url for remote_write is empty")),
-        Some(url) => http::check_url(&section, "url", url)?,
+        Some(url) => check_url(&section, url)?,
     }
     let what = "relabeling rule in remote write config";
     relabel::read_list(&section, "write_relabel_configs", what, validation)?;
@@ -258,7 +248,7 @@ pub(crate) fn read_remote_read(
         section.finish()?;
         match url.as_deref() {
             None | Some("") => return Err(section.problem("url for remote_read is empty")),
-            Some(url) => http::check_url(&section, "url", url)?,
+            Some(url) => check_url(&section, url)?,
         }
         check_headers(
             &section,
@@ -280,7 +270,7 @@ fn check_headers(section: &Section<'_>, headers: &[(String, String)], authorizat
         if lower == "authorization" {
             return Err(section.problem_at("headers", authorization));
         }
-        if RESERVED_HEADERS.contains(&lower.as_str()) {
+        if http::RESERVED_HEADERS.contains(&lower.as_str()) {
             let reason = format!("{header} is a reserved header. It must not be changed");
             return Err(section.problem_at("headers", reason));
         }

@@ -325,11 +325,10 @@ fn certificates_and_urls_that_cannot_be_used_are_named_with_their_line() {
     );
     check("  no_proxy: x\n", 3, "if no_proxy is configured, proxy_url must also be configured");
     check(
-        "remote_write:\n- name: b\n  url: 'localhost:9090/write'\n",
+        "remote_write:\n- name: b\n  url: ':9090/write'\n",
         5,
-        "remote_write[0].url: \"localhost:9090/write\" is not a URL",
+        "remote_write[0].url: \":9090/write\" is not a URL",
     );
-    check("remote_write:\n- url: 'http://u:hush@'\n", 4, "\"http://u:xxxxx@\" is not a URL");
     check(
         "rule_files: ['a[.yml']\n",
         3,

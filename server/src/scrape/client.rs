@@ -115,11 +115,9 @@ pub(super) fn body_limit(config: &ScrapeConfig) -> u64 {
 
 /// Media types from the most wanted to the least, as RFC 9110 weighs them.
 fn accept_header(config: &ScrapeConfig) -> String {
-    // Bodies are read as text; to ask for protobuf first would get what cannot be read.
-    let protocols = config.scrape_protocols.iter().filter(|p| **p != ScrapeProtocol::PrometheusProto);
     let mut header = String::new();
     let mut weight = ScrapeProtocol::ALL.len() + 1;
-    for protocol in protocols {
+    for protocol in &config.scrape_protocols {
         header.push_str(protocol.header());
         if matches!(protocol, ScrapeProtocol::PrometheusText1_0_0 | ScrapeProtocol::OpenMetricsText1_0_0) {
             header.push_str(&format!(";escaping={}", config.name_escaping.as_str()));

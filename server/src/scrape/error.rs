@@ -1,5 +1,6 @@
 //! Why a scrape failed.
 
+use chronolith_wire::exposition::protobuf::ProtobufError;
 use chronolith_wire::exposition::{ContentTypeError, LabelsError, ParseError};
 
 /// Why a scrape failed. The text is the target's `lastError`.
@@ -28,6 +29,12 @@ pub enum ScrapeError {
     /// The body is not in its format.
     #[error(transparent)]
     Parse(#[from] ParseError),
+    /// The body is no such protobuf messages.
+    #[error(transparent)]
+    Protobuf(#[from] ProtobufError),
+    /// Over `native_histogram_bucket_limit`, and not to be merged into fewer buckets.
+    #[error("histogram bucket limit exceeded")]
+    BucketLimit,
     /// A series of the body has labels that cannot be stored.
     #[error("series {series}: {source}")]
     Labels {

@@ -7,6 +7,7 @@
 
 use super::Appender;
 use super::cache::{Cache, Finish, SeriesIndex};
+use super::classic::{ClassicSeries, Converted};
 use super::client::{Fetched, body_limit};
 use super::error::ScrapeError;
 use super::metrics::ScrapeMetrics;
@@ -15,13 +16,15 @@ use crate::config::{NameValidation, ScrapeConfig, ScrapeLimits};
 use crate::relabel;
 use chronolith_model::Labels;
 use chronolith_model::append::{
-    AppendBatch, AppendOutcome, BatchSeries, Exemplar, Metadata, MetricType, Sample, SeriesKey, SeriesRef,
+    AppendBatch, AppendOutcome, BatchSeries, Exemplar, HistogramSample, Metadata, MetricType, Sample,
+    SeriesKey, SeriesRef,
 };
+use chronolith_model::histogram::{Histogram, MAX_EXPONENTIAL_SCHEMA, MIN_EXPONENTIAL_SCHEMA};
 use chronolith_model::labels::{METRIC_NAME, is_legacy_label_name, is_legacy_metric_name};
 use chronolith_model::sample::stale_nan;
-use chronolith_wire::exposition::{Entry, Format, Parser, Series};
+use chronolith_wire::exposition::protobuf::{self, PointValue};
+use chronolith_wire::exposition::{Entry, Format, LabelsError, Parser, Series};
 use std::io::Read;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,8 +85,26 @@ struct ReportSeries {
 /// A sample on its way into the batch.
 struct Pending {
     series: SeriesIndex,
-    sample: Sample,
-    exemplar: Option<Exemplar>,
+    timestamp: i64,
+    value: PointValue,
+    exemplars: Vec<Exemplar>,
+}
+
+/// One scrape while its body is read.
+struct Scrape<'s> {
+    config: &'s ScrapeConfig,
+    /// When it began.
+    timestamp: i64,
+    reading: &'s mut Reading,
+}
+
+/// A sample as a body has it.
+struct Exposed<'a> {
+    /// Names the series.
+    raw: &'a [u8],
+    metric_type: MetricType,
+    timestamp: Option<i64>,
+    value: PointValue,
 }
 
 /// What reading a body yields.
@@ -95,6 +116,8 @@ struct Reading {
     n_scraped: u64,
     n_after_relabelling: u64,
     n_series_added: u64,
+    n_duplicates: u64,
+    is_over_limit: bool,
     body_bytes: i64,
 }
 
@@ -225,22 +248,46 @@ impl Processor {
         if body.is_empty() {
             return Ok(());
         }
-        let fallback = config.fallback_scrape_protocol.and_then(|protocol| {
+        let fallback = config.fallback_scrape_protocol.map(|protocol| {
             use crate::config::ScrapeProtocol as P;
             match protocol {
-                P::PrometheusText0_0_4 | P::PrometheusText1_0_0 => Some(Format::Text),
-                P::OpenMetricsText0_0_1 | P::OpenMetricsText1_0_0 => Some(Format::OpenMetrics),
-                P::PrometheusProto => None,
+                P::PrometheusText0_0_4 | P::PrometheusText1_0_0 => Format::Text,
+                P::OpenMetricsText0_0_1 | P::OpenMetricsText1_0_0 => Format::OpenMetrics,
+                P::PrometheusProto => Format::Protobuf,
             }
         });
-        let format = Format::from_content_type(content_type, fallback)?;
-        let mut parser = Parser::new(body, format);
-        let mut is_over_limit = false;
-        let mut n_duplicates = 0;
+        let mut scrape = Scrape { config, timestamp, reading };
+        match Format::from_content_type(content_type, fallback)? {
+            Format::Protobuf => {
+                let histograms = self.target.histograms;
+                protobuf::decode(
+                    body,
+                    histograms,
+                    &mut ProtobufBody { processor: self, scrape: &mut scrape },
+                )?;
+            }
+            format => self.read_text(&mut scrape, Parser::new(body, format))?,
+        }
+        if reading.n_duplicates > 0 {
+            self.metrics.sample_duplicate.add(reading.n_duplicates);
+            tracing::warn!(
+                target_url = %self.target.url,
+                num_dropped = reading.n_duplicates,
+                "Error on ingesting samples with different value but same timestamp"
+            );
+        }
+        if reading.is_over_limit { Err(ScrapeError::SampleLimit) } else { Ok(()) }
+    }
+
+    fn read_text(&mut self, scrape: &mut Scrape<'_>, mut parser: Parser<'_>) -> Result<(), ScrapeError> {
+        let mut classic = self.target.histograms.convert_classic.then(ClassicSeries::default);
         while let Some(entry) = parser.next_entry()? {
             let series = match entry {
                 Entry::Series(series) => series,
                 Entry::Type { name, metric_type } => {
+                    if let Some(classic) = &mut classic {
+                        self.take_converted(scrape, classic.next_family(&name, metric_type))?;
+                    }
                     self.target.see_type(&name, metric_type, self.n_scrapes);
                     continue;
                 }
@@ -254,46 +301,94 @@ impl Processor {
                 }
                 Entry::Comment => continue,
             };
-            reading.n_scraped += 1;
-            let known = self.cache.get(series.raw, type_for_labels(series.metric_type));
-            let (index, is_new) = match known {
-                Some(None) => continue,
-                Some(Some(index)) => (index, false),
-                None => match self.resolve(config, &series)? {
-                    Some(found) => found,
-                    None => continue,
-                },
+            if let Some(classic) = &mut classic {
+                let seen = classic.see(&series).map_err(|source| labels_error(series.raw, source))?;
+                self.take_converted(scrape, seen.complete)?;
+                if seen.is_part && !self.target.histograms.classic_too {
+                    continue;
+                }
+            }
+            let exposed = Exposed {
+                raw: series.raw,
+                metric_type: type_for_labels(series.metric_type),
+                timestamp: series.timestamp,
+                value: PointValue::Float(series.value),
             };
-            // Counted on, so that the report tells by how much a body is over the limit.
-            reading.n_after_relabelling += 1;
-            let limit = config.limits.samples;
-            is_over_limit |= limit > 0 && reading.n_after_relabelling > limit;
-            if is_over_limit {
-                continue;
-            }
-            reading.n_series_added += u64::from(is_new);
-            let own_timestamp = series.timestamp.filter(|_| config.honor_timestamps);
-            if self.cache.mark_scraped(index) && own_timestamp.is_none() {
-                n_duplicates += 1;
-                continue;
-            }
-            let is_tracked = own_timestamp.is_none() || config.track_timestamps_staleness;
-            if is_tracked && self.cache.track(index) {
-                reading.tracked.push(index);
-            }
-            let timestamp = own_timestamp.unwrap_or(timestamp);
-            let sample = Sample { timestamp, value: series.value, start_timestamp: 0 };
-            reading.pending.push(Pending { series: index, sample, exemplar: exemplar(&series, timestamp) });
+            self.take(
+                scrape,
+                exposed,
+                || series.labels(),
+                |timestamp| exemplar(&series, timestamp).into_iter().collect(),
+            )?;
         }
-        if n_duplicates > 0 {
-            self.metrics.sample_duplicate.add(n_duplicates);
-            tracing::warn!(
-                target_url = %self.target.url,
-                num_dropped = n_duplicates,
-                "Error on ingesting samples with different value but same timestamp"
-            );
+        match classic {
+            Some(mut classic) => self.take_converted(scrape, classic.complete()),
+            None => Ok(()),
         }
-        if is_over_limit { Err(ScrapeError::SampleLimit) } else { Ok(()) }
+    }
+
+    /// Takes a native histogram that was put together from classic series.
+    fn take_converted(
+        &mut self,
+        scrape: &mut Scrape<'_>,
+        converted: Option<Converted>,
+    ) -> Result<(), ScrapeError> {
+        let Some(converted) = converted else { return Ok(()) };
+        let exposed = Exposed {
+            raw: &converted.raw,
+            metric_type: MetricType::Unknown,
+            timestamp: converted.timestamp,
+            value: PointValue::Histogram(converted.histogram),
+        };
+        self.take(scrape, exposed, || protobuf::labels(&converted.raw), |_| converted.exemplars)
+    }
+
+    /// Puts one sample on its way into the batch, unless relabelling drops its series. `labels` is asked
+    /// for a series that is not known, `exemplars` with the time of the sample.
+    fn take(
+        &mut self,
+        scrape: &mut Scrape<'_>,
+        exposed: Exposed<'_>,
+        labels: impl FnOnce() -> Result<Labels, LabelsError>,
+        exemplars: impl FnOnce(i64) -> Vec<Exemplar>,
+    ) -> Result<(), ScrapeError> {
+        let Scrape { config, timestamp, reading } = scrape;
+        reading.n_scraped += 1;
+        let (index, is_new) = match self.cache.get(exposed.raw, exposed.metric_type) {
+            Some(None) => return Ok(()),
+            Some(Some(index)) => (index, false),
+            None => {
+                let labels = labels().map_err(|source| labels_error(exposed.raw, source))?;
+                match self.resolve(config, &exposed, &labels)? {
+                    Some(found) => found,
+                    None => return Ok(()),
+                }
+            }
+        };
+        // Counted on, so that the report tells by how much a body is over the limit.
+        reading.n_after_relabelling += 1;
+        let limit = config.limits.samples;
+        reading.is_over_limit |= limit > 0 && reading.n_after_relabelling > limit;
+        if reading.is_over_limit {
+            return Ok(());
+        }
+        reading.n_series_added += u64::from(is_new);
+        let own_timestamp = exposed.timestamp.filter(|_| config.honor_timestamps);
+        if self.cache.mark_scraped(index) && own_timestamp.is_none() {
+            reading.n_duplicates += 1;
+            return Ok(());
+        }
+        let is_tracked = own_timestamp.is_none() || config.track_timestamps_staleness;
+        if is_tracked && self.cache.track(index) {
+            reading.tracked.push(index);
+        }
+        let timestamp = own_timestamp.unwrap_or(*timestamp);
+        let value = match exposed.value {
+            PointValue::Histogram(histogram) => PointValue::Histogram(limited(histogram, config)?),
+            value => value,
+        };
+        reading.pending.push(Pending { series: index, timestamp, value, exemplars: exemplars(timestamp) });
+        Ok(())
     }
 
     /// Finds out the labels of a series that the cache does not know; `None` if it is dropped. The
@@ -301,18 +396,15 @@ impl Processor {
     fn resolve(
         &mut self,
         config: &ScrapeConfig,
-        series: &Series<'_>,
+        series: &Exposed<'_>,
+        exposed: &Labels,
     ) -> Result<Option<(SeriesIndex, bool)>, ScrapeError> {
-        let exposed = series.labels().map_err(|source| ScrapeError::Labels {
-            series: String::from_utf8_lossy(&series.raw[..series.raw.len().min(EXCERPT_BYTES)]).into_owned(),
-            source,
-        })?;
-        let labels = mutate(&exposed, &self.target.public_labels, config);
+        let labels = mutate(exposed, &self.target.public_labels, config);
         if let Some(labels) = &labels {
             check_names(labels, config.name_validation)?;
             check_limits(labels, &config.limits).map_err(ScrapeError::LabelLimit)?;
         }
-        Ok(self.cache.insert(series.raw, type_for_labels(series.metric_type), labels))
+        Ok(self.cache.insert(series.raw, series.metric_type, labels))
     }
 
     /// Appends samples, the report (as values or, by index, as staleness markers) and staleness
@@ -342,19 +434,20 @@ impl Processor {
             key(series.reference, &series.labels)
         };
         let own = |i: usize| key(self.report[i].reference, &self.report[i].labels);
-        let at = |value| Sample { timestamp, value, start_timestamp: 0 };
         let indexes: Vec<SeriesIndex> = pending.iter().map(|pending| pending.series).collect();
         for pending in pending {
-            push(&mut batch, cached(pending.series), pending.sample, pending.exemplar);
+            push(&mut batch, cached(pending.series), pending.timestamp, pending.value, pending.exemplars);
         }
+        let mut push_now =
+            |key, value| push(&mut batch, key, timestamp, PointValue::Float(value), Vec::new());
         for (i, &value) in report.iter().enumerate() {
-            push(&mut batch, own(i), at(value), None);
+            push_now(own(i), value);
         }
         for &i in &stale_report {
-            push(&mut batch, own(i), at(stale_nan()), None);
+            push_now(own(i), stale_nan());
         }
         for &index in &vanished {
-            push(&mut batch, cached(index), at(stale_nan()), None);
+            push_now(cached(index), stale_nan());
         }
         match self.appender.append(&batch, true) {
             Ok(outcome) => {
@@ -417,13 +510,28 @@ fn key(reference: Option<SeriesRef>, labels: &Labels) -> SeriesKey<'_> {
     }
 }
 
-fn push<'a>(batch: &mut AppendBatch<'a>, key: SeriesKey<'a>, sample: Sample, exemplar: Option<Exemplar>) {
-    let n_samples = batch.samples.len() as u32;
-    let n_exemplars = batch.exemplars.len() as u32;
-    batch.samples.push(sample);
-    batch.exemplars.extend(exemplar);
-    let exemplars: Range<u32> = n_exemplars..batch.exemplars.len() as u32;
-    batch.series.push(BatchSeries { key, samples: n_samples..n_samples + 1, histograms: 0..0, exemplars });
+fn push<'a>(
+    batch: &mut AppendBatch<'a>,
+    key: SeriesKey<'a>,
+    timestamp: i64,
+    value: PointValue,
+    exemplars: Vec<Exemplar>,
+) {
+    let (first_sample, first_histogram) = (batch.samples.len() as u32, batch.histograms.len() as u32);
+    let first_exemplar = batch.exemplars.len() as u32;
+    match value {
+        PointValue::Float(value) => batch.samples.push(Sample { timestamp, value, start_timestamp: 0 }),
+        PointValue::Histogram(histogram) => {
+            batch.histograms.push(HistogramSample { timestamp, start_timestamp: 0, histogram });
+        }
+    }
+    batch.exemplars.extend(exemplars);
+    batch.series.push(BatchSeries {
+        key,
+        samples: first_sample..batch.samples.len() as u32,
+        histograms: first_histogram..batch.histograms.len() as u32,
+        exemplars: first_exemplar..batch.exemplars.len() as u32,
+    });
 }
 
 fn report_metadata(n: usize) -> impl Iterator<Item = (String, Metadata)> {
@@ -446,9 +554,87 @@ fn decompress(fetched: Fetched, limit_bytes: u64, expected_bytes: usize) -> Resu
 
 /// The exemplar of a sample, unless it is too large or no label set.
 fn exemplar(series: &Series<'_>, timestamp: i64) -> Option<Exemplar> {
-    let exemplar = series.exemplar(timestamp)?.ok()?;
+    series.exemplar(timestamp)?.ok().filter(is_small)
+}
+
+pub(super) fn is_small(exemplar: &Exemplar) -> bool {
     let n_chars: usize = exemplar.labels.iter().map(|(n, v)| n.chars().count() + v.chars().count()).sum();
-    (n_chars <= MAX_EXEMPLAR_CHARS).then_some(exemplar)
+    n_chars <= MAX_EXEMPLAR_CHARS
+}
+
+fn labels_error(raw: &[u8], source: LabelsError) -> ScrapeError {
+    let excerpt = &raw[..raw.len().min(EXCERPT_BYTES)];
+    ScrapeError::Labels { series: String::from_utf8_lossy(excerpt).into_owned(), source }
+}
+
+/// A histogram with as many buckets as the configuration allows, at a lower resolution if need be.
+///
+/// Source: Prometheus v3.14, `scrape/target.go`, `bucketLimitAppender` and `maxSchemaAppender`.
+fn limited(mut histogram: Histogram, config: &ScrapeConfig) -> Result<Histogram, ScrapeError> {
+    let is_exponential = |histogram: &Histogram| histogram.schema() >= MIN_EXPONENTIAL_SCHEMA;
+    let limit = usize::try_from(config.native_histogram_bucket_limit).unwrap_or(usize::MAX);
+    while limit > 0 && n_buckets(&histogram) > limit {
+        if !is_exponential(&histogram) || histogram.schema() == MIN_EXPONENTIAL_SCHEMA {
+            return Err(ScrapeError::BucketLimit);
+        }
+        histogram.reduce_resolution(histogram.schema() - 1);
+    }
+    if config.native_histogram_min_bucket_factor > 1.0 && is_exponential(&histogram) {
+        let max_schema = max_schema(config.native_histogram_min_bucket_factor);
+        if histogram.schema() > max_schema {
+            histogram.reduce_resolution(max_schema);
+        }
+    }
+    Ok(histogram)
+}
+
+fn n_buckets(histogram: &Histogram) -> usize {
+    match histogram {
+        Histogram::Int(h) => h.positive_deltas.len() + h.negative_deltas.len(),
+        Histogram::Float(h) => h.positive_buckets.len() + h.negative_buckets.len(),
+    }
+}
+
+/// The finest schema whose buckets grow by this factor at least.
+///
+/// Source: Prometheus v3.14, `scrape/scrape.go`, `pickSchema`.
+fn max_schema(factor: f64) -> i32 {
+    let floor = factor.log2().log2().floor();
+    (-floor).clamp(f64::from(MIN_EXPONENTIAL_SCHEMA), f64::from(MAX_EXPONENTIAL_SCHEMA)) as i32
+}
+
+/// A body of protobuf messages on its way into the batch.
+struct ProtobufBody<'p, 's> {
+    processor: &'p mut Processor,
+    scrape: &'p mut Scrape<'s>,
+}
+
+impl protobuf::Sink for ProtobufBody<'_, '_> {
+    type Error = ScrapeError;
+
+    fn family(&mut self, family: &protobuf::Family<'_>) -> Result<(), ScrapeError> {
+        let (target, n_scrapes) = (&self.processor.target, self.processor.n_scrapes);
+        target.see_type(family.name, family.metric_type, n_scrapes);
+        target.see_help(family.name, family.help, n_scrapes);
+        if !family.unit.is_empty() {
+            target.see_unit(family.name, family.unit, n_scrapes);
+        }
+        Ok(())
+    }
+
+    fn point(&mut self, _: &protobuf::Family<'_>, point: protobuf::Point<'_>) -> Result<(), ScrapeError> {
+        let protobuf::Point { raw, value, timestamp, exemplars } = point;
+        let exposed = Exposed { raw, metric_type: MetricType::Unknown, timestamp, value };
+        let exemplars = |timestamp| {
+            let all = exemplars.into_iter().map(|exemplar| Exemplar {
+                labels: exemplar.labels,
+                value: exemplar.value,
+                timestamp: exemplar.timestamp.unwrap_or(timestamp),
+            });
+            all.filter(is_small).collect()
+        };
+        self.processor.take(self.scrape, exposed, || protobuf::labels(raw), exemplars)
+    }
 }
 
 /// Adds the target's labels and relabels; `None` if the series is dropped.

@@ -10,6 +10,7 @@ use chronolith_model::Labels;
 use chronolith_model::append::{Metadata, MetricType};
 use chronolith_model::duration::{format_duration, parse_duration};
 use chronolith_model::labels::LabelsBuilder;
+use chronolith_wire::exposition::protobuf::Histograms;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -51,6 +52,8 @@ pub(super) struct Target {
     pub interval_ms: i64,
     pub timeout_ms: i64,
     pub unix_socket: Option<String>,
+    /// What is made of its histograms.
+    pub histograms: Histograms,
     state: Mutex<State>,
     metadata: Mutex<HashMap<String, MetadataEntry>>,
 }
@@ -108,9 +111,11 @@ impl Target {
                 value(INTERVAL_LABEL)
             ));
         }
-        for (name, what) in BOOLEAN_LABELS {
+        let mut booleans = [None; BOOLEAN_LABELS.len()];
+        for ((name, what), boolean) in BOOLEAN_LABELS.into_iter().zip(&mut booleans) {
             let text = value(name);
-            if !text.is_empty() && !is_boolean(&text) {
+            *boolean = parse_boolean(&text);
+            if !text.is_empty() && boolean.is_none() {
                 return Err(format!("error parsing {what}: {text:?} is neither true nor false"));
             }
         }
@@ -135,6 +140,11 @@ impl Target {
             interval_ms,
             timeout_ms,
             unix_socket,
+            histograms: Histograms {
+                convert_classic: booleans[0].unwrap_or(config.convert_classic_histograms_to_nhcb),
+                classic_too: booleans[1].unwrap_or(config.always_scrape_classic_histograms),
+                native: booleans[2].unwrap_or(config.scrape_native_histograms),
+            },
             state: Mutex::new(state),
             metadata: Mutex::default(),
         })))
@@ -249,8 +259,12 @@ fn duration(text: &str, what: &str) -> Result<i64, String> {
 }
 
 /// What Go's `strconv.ParseBool` takes.
-fn is_boolean(text: &str) -> bool {
-    matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True" | "0" | "f" | "F" | "FALSE" | "false" | "False")
+fn parse_boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// Labels before relabelling: of the target, of its group, and what the configuration says.

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::{Config, RelabelAction, RelabelConfig, ScrapeConfig, ScrapeProtocol};
 use crate::targets::{Health, Scraping};
 use crate::telemetry::metrics::Registry;
-use chronolith_model::append::{Exemplar, Metadata, Refusal, SeriesKey, SeriesRef};
+use chronolith_model::append::{Exemplar, Metadata, Refusal, Sample, SeriesKey, SeriesRef};
 use chronolith_model::is_stale;
 use chronolith_model::re2::Re2;
 use parking_lot::Mutex;
@@ -65,7 +65,16 @@ impl Appender for Recorder {
             let slot = known.len() as u32;
             let reference = *known.entry(labels.clone()).or_insert(SeriesRef { slot, generation: 1 });
             outcome.refs.extend(want_refs.then_some(Some(reference)));
-            let sample = batch.samples[series.samples.start as usize];
+            let histogram = batch.histograms.get(series.histograms.start as usize);
+            let sample = match histogram.filter(|_| !series.histograms.is_empty()) {
+                // A histogram is written down as its count.
+                Some(sample) => Sample {
+                    timestamp: sample.timestamp,
+                    value: sample.histogram.to_float().count,
+                    start_timestamp: 0,
+                },
+                None => batch.samples[series.samples.start as usize],
+            };
             let mut newest = self.newest.lock();
             let newest = newest.entry(labels.clone()).or_insert(i64::MIN);
             if position >= batch.newest_only_from && sample.timestamp <= *newest {
@@ -781,4 +790,77 @@ async fn a_failure_log_that_cannot_be_written_refuses_the_configuration() {
     let (manager, ..) = manager();
     let error = manager.apply(&local_job(1, "  scrape_failure_log_file: /nonexistent/x/log\n")).unwrap_err();
     assert!(error.starts_with("cannot open scrape_failure_log_file /nonexistent/x/log: "), "{error}");
+}
+
+/// A classic histogram with three observations, two exemplars, one of them dated.
+const CLASSIC: &str = "# TYPE h histogram\nh_bucket{le=\"1\",a=\"b\"} 1 # {id=\"x\"} 0.5 7.5\n\
+     h_bucket{a=\"b\",le=\"+Inf\"} 3 # {id=\"y\"} 2\nh_sum{a=\"b\"} 4.5\nh_count{a=\"b\"} 3\n\
+     # TYPE other counter\nother_total 1\n# EOF\n";
+
+#[test]
+fn classic_histograms_of_text_are_converted_where_asked_for() {
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
+    let other = line("other_total", "", "1 @1000");
+    let mut bench = Bench::new("convert_classic_histograms_to_nhcb: true");
+    bench.scrape_as(CLASSIC.as_bytes(), OPENMETRICS, 1000);
+    let native = "{__name__=\"h\", a=\"b\", dc=\"x\", instance=\"host:80\", job=\"test\"} 3 @1000";
+    assert_eq!(bench.recorder.last(), [native, &other]);
+    {
+        let batches = bench.recorder.batches.lock();
+        let exemplar = batches[0][0].exemplar.as_ref().expect("the dated one");
+        assert_eq!((exemplar.value, exemplar.timestamp), (0.5, 7500));
+    }
+    // The next scrape knows the series; one without it marks it stale.
+    bench.scrape_as(CLASSIC.as_bytes(), OPENMETRICS, 2000);
+    bench.scrape_as(b"# EOF\n", OPENMETRICS, 3000);
+    assert_eq!(bench.recorder.last()[0], native.replace("3 @1000", "stale @3000"));
+
+    let mut bench =
+        Bench::new("convert_classic_histograms_to_nhcb: true\nalways_scrape_classic_histograms: true");
+    bench.scrape_as(CLASSIC.as_bytes(), OPENMETRICS, 1000);
+    assert_eq!(bench.recorder.last().len(), 6, "{:?}", bench.recorder.last());
+
+    // Buckets that contradict each other make no histogram.
+    let mut bench = Bench::new("convert_classic_histograms_to_nhcb: true");
+    bench.scrape("# TYPE h histogram\nh_bucket{le=\"1\"} 5\nh_bucket{le=\"+Inf\"} 3\nh_count 3\n", 1000);
+    assert!(bench.recorder.last().is_empty());
+    assert_eq!(bench.recorder.value("up"), 1.0);
+}
+
+/// A native histogram with 3 observations in two buckets and classic buckets beside them, as protobuf.
+const PROTOBUF: &[u8] = &[
+    58, 10, 1, 104, 18, 2, 72, 46, 24, 4, 34, 47, 58, 45, 8, 3, 17, 0, 0, 0, 0, 0, 0, 18, 64, 26, 11, 8, 1,
+    17, 0, 0, 0, 0, 0, 0, 240, 63, 40, 2, 49, 0, 0, 0, 0, 0, 0, 80, 63, 98, 4, 8, 2, 16, 2, 106, 2, 2, 2,
+];
+
+#[test]
+fn native_histograms_come_by_protobuf() {
+    const TYPE: &str =
+        "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+    let scrape = |extra: &str| {
+        let mut bench = Bench::new(extra);
+        bench.scrape_as(PROTOBUF, TYPE, 1000);
+        bench
+    };
+    let bench = scrape("scrape_native_histograms: true");
+    assert_eq!(bench.recorder.last(), [line("h", "", "3 @1000")], "{}", bench.target.status().last_error);
+    let metadata = bench.target.metadata();
+    assert_eq!((metadata[0].0.as_str(), metadata[0].1.help.as_str()), ("h", "H."));
+    let bench = scrape("scrape_native_histograms: true\nalways_scrape_classic_histograms: true");
+    assert_eq!(bench.recorder.last().len(), 5, "{:?}", bench.recorder.last());
+    let bench = scrape("");
+    let expected = [
+        line("h_count", "", "3 @1000"),
+        line("h_sum", "", "4.5 @1000"),
+        line("h_bucket", "le=\"1.0\"", "1 @1000"),
+        line("h_bucket", "le=\"+Inf\"", "3 @1000"),
+    ];
+    assert_eq!(bench.recorder.last(), expected);
+    let bench = scrape("scrape_native_histograms: true\nnative_histogram_bucket_limit: 1");
+    assert_eq!(bench.recorder.last(), [line("h", "", "3 @1000")], "buckets are merged");
+    let mut bench = scrape("scrape_native_histograms: true");
+    bench.scrape_as(&PROTOBUF[..20], TYPE, 2000);
+    assert_eq!(bench.recorder.value("up"), 0.0);
+    let error = bench.target.status().last_error;
+    assert!(error.contains("length 58 reaches beyond the message"), "{error}");
 }

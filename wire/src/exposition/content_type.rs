@@ -9,6 +9,8 @@ pub enum Format {
     Text,
     /// OpenMetrics text, versions 0.0.1 and 1.0.0.
     OpenMetrics,
+    /// Protobuf messages with their lengths, see [`super::protobuf`].
+    Protobuf,
 }
 
 /// Why the format is not known.
@@ -49,6 +51,7 @@ impl Format {
         match media_type.as_str() {
             "text/plain" => Ok(Self::Text),
             "application/openmetrics-text" => Ok(Self::OpenMetrics),
+            "application/vnd.google.protobuf" => Ok(Self::Protobuf),
             _ => Err(ContentTypeError::Unsupported(header.to_owned())),
         }
     }

@@ -180,7 +180,8 @@ pub(super) fn retain_valid(
     histograms.truncate(kept);
 }
 
-fn prepare(histogram: &mut Histogram) -> Result<(), InvalidHistogram> {
+/// Checks a histogram and brings it to a resolution that is stored.
+pub(crate) fn prepare(histogram: &mut Histogram) -> Result<(), InvalidHistogram> {
     let schema = histogram.schema();
     if !REDUCIBLE_SCHEMAS.contains(&schema) {
         return histogram.validate();

@@ -197,6 +197,11 @@ impl<'a> Reader<'a> {
         Ok(Reader { body: self.body, at: start, end: self.at, field })
     }
 
+    /// A message with its length, but no tag, before it.
+    pub fn delimited(&mut self, field: &'static str) -> Result<Reader<'a>, DecodeError> {
+        self.message(Tag { number: 0, wire_type: BYTES }, field)
+    }
+
     /// A string or bytes field with its tag already read.
     pub fn bytes(&mut self, tag: Tag, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let inner = self.message(tag, field)?;
