@@ -872,6 +872,37 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever the bytes are, reading ends, and histograms that come out are valid.
+        #[test]
+        fn no_byte_makes_it_panic(changes in proptest::collection::vec((0usize..120, 0u8..=255), 0..6)) {
+            struct Valid;
+            impl Sink for Valid {
+                type Error = ProtobufError;
+                fn family(&mut self, _: &Family<'_>) -> Result<(), ProtobufError> {
+                    Ok(())
+                }
+                fn point(&mut self, _: &Family<'_>, point: Point<'_>) -> Result<(), ProtobufError> {
+                    let _ = labels(point.raw);
+                    if let PointValue::Histogram(histogram) = point.value {
+                        assert_eq!(histogram.validate(), Ok(()));
+                    }
+                    Ok(())
+                }
+            }
+            let mut body = histogram();
+            let n_bytes = body.len();
+            for (at, value) in changes {
+                body[at % n_bytes] = value;
+            }
+            for convert_classic in [false, true] {
+                for native in [false, true] {
+                    let _ = decode(&body, Histograms { native, classic_too: true, convert_classic }, &mut Valid);
+                }
+            }
+        }
+    }
+
     #[test]
     fn labels_that_cannot_be_stored_are_refused_one_by_one() {
         assert!(labels(b"x\xffa\xff1\xffa\xff2").is_err());
