@@ -211,7 +211,7 @@ impl Shared {
         transport.client.request(request).await.map_err(|error| {
             // What failed to connect says so itself; hyper's own words before it add nothing.
             let cause = std::error::Error::source(&error).filter(|_| error.is_connect());
-            HttpError::Request(cause.map_or_else(|| error_chain(&error), |cause| error_chain(cause)))
+            HttpError::Request(cause.map_or_else(|| error_chain(&error), error_chain))
         })
     }
 }

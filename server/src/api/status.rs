@@ -42,7 +42,7 @@ pub async fn flags(ready: Ready) -> Response {
 /// `GET /api/v1/status/buildinfo`: `version` is Prometheus's, because clients such as Grafana read from
 /// it what they may ask for; `chronolithVersion` is ours.
 pub async fn build_info(_: Ready) -> Response {
-    success(|out| write_build_info(out))
+    success(write_build_info)
 }
 
 /// `GET /version`: the same without the envelope.

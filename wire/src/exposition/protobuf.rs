@@ -683,7 +683,10 @@ mod tests {
         }
     }
 
-    fn family(name: &str, number: u64, metrics: &[&dyn Fn(&mut Vec<u8>)]) -> Vec<u8> {
+    /// Writes the fields of a metric.
+    type WriteMetric<'m> = &'m dyn Fn(&mut Vec<u8>);
+
+    fn family(name: &str, number: u64, metrics: &[WriteMetric<'_>]) -> Vec<u8> {
         let mut message = Vec::new();
         put_bytes(&mut message, 1, name.as_bytes());
         put_bytes(&mut message, 2, b"Help.");
