@@ -22,11 +22,7 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(values.len(), count);
             }
             if let Some(constant) = column::constant(bytes)
-                && column::decode(bytes, count, {
-                    values.clear();
-                    &mut values
-                })
-                .is_ok()
+                && column::decode(bytes, count, { values.clear(); &mut values }).is_ok()
             {
                 assert!(values.iter().all(|value| value.to_bits() == constant.to_bits()));
             }
@@ -38,11 +34,8 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         2 => {
-            let values: Vec<f64> = bytes
-                .chunks_exact(8)
-                .take(4096)
-                .map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")))
-                .collect();
+            let values: Vec<f64> =
+                bytes.chunks_exact(8).take(4096).map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes"))).collect();
             if values.is_empty() {
                 return;
             }
@@ -214,9 +207,7 @@ fn any_tile(bytes: &[u8], first_rank: u32) {
     let shared: Vec<i64> = (0..1 << 13).map(|at| at * 15_000).collect();
     for (at, entry) in tile.entries().iter().enumerate().take(64) {
         assert!(entry.rank >= first_rank && entry.times_of as usize <= at);
-        assert!(
-            tile.entries_of(entry.rank..entry.rank.saturating_add(1)).contains(&at) || entry.rank == u32::MAX
-        );
+        assert!(tile.entries_of(entry.rank..entry.rank.saturating_add(1)).contains(&at) || entry.rank == u32::MAX);
         for shared in [None, Some(&shared[..]), Some(&[])] {
             if let Ok(times) = tile.times(entry, shared) {
                 assert_eq!((times.len(), times[0]), (entry.count as usize, entry.mint));
@@ -253,8 +244,7 @@ fn tile_comes_back(bytes: &[u8], first_rank: u32) {
         let (times, stored) = match form % 4 {
             0 if !expected.is_empty() => (expected[expected.len() - 1].1.clone(), None),
             1 => {
-                let times: Vec<i64> =
-                    (0..i64::from(count)).map(|n| BASE - n * 7 + i64::from(first) * n * n).collect();
+                let times: Vec<i64> = (0..i64::from(count)).map(|n| BASE - n * 7 + i64::from(first) * n * n).collect();
                 let mut times = times;
                 times.sort_unstable();
                 times.dedup();
@@ -280,8 +270,7 @@ fn tile_comes_back(bytes: &[u8], first_rank: u32) {
         let values = vec![value; 1 + usize::from(value) % 5];
         builder.push(&NewEntry {
             rank,
-            kind: [ChunkKind::Float, ChunkKind::IntHistogram, ChunkKind::FloatHistogram]
-                [usize::from(value) % 3],
+            kind: [ChunkKind::Float, ChunkKind::IntHistogram, ChunkKind::FloatHistogram][usize::from(value) % 3],
             first_of_history: form >= 128,
             count: times.len() as u32,
             mint: times[0],

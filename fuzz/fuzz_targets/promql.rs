@@ -3,11 +3,7 @@
 #![no_main]
 
 use chronolith_query::parser::{
-<<<<<<< HEAD
     Expr, ParserOptions, parse_expr, parse_metric_selector, parse_series_desc, prettify,
-=======
-    ParserOptions, parse_expr, parse_metric_selector, parse_series_desc, prettify,
->>>>>>> c996b9d (wire, server: native histograms by scraping, and messages that say what to do)
 };
 use libfuzzer_sys::fuzz_target;
 
