@@ -8,11 +8,12 @@
 //! cargo bench --workspace --bench query
 //! ```
 
-use chronolith::api::json;
+use chronolith::api::answer::QueryAnswer;
+use chronolith::api::sending::Render;
 use chronolith_benches::grid::{Grid, INTERVAL_MS, START_MS, fill, open};
 use chronolith_query::{Engine, EngineOptions, NoControl, QueryOutput, QueryRequest};
 use chronolith_storage::db::Db;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const N_SCRAPES: i64 = 1440;
 
@@ -47,16 +48,24 @@ fn queries(c: &mut Criterion) {
     ] {
         group.bench_function(name, |b| b.iter(|| run(&engine, &db, text, range).stats.samples_read));
     }
-    let output = run(&engine, &db, r#"{__name__=~"metric_0[0-4].*"}"#, true);
-    let mut out = Vec::new();
-    json::result(&mut out, &output.value);
-    group.throughput(Throughput::Bytes(out.len() as u64));
+    let answer = || {
+        let output = run(&engine, &db, r#"{__name__=~"metric_0[0-4].*"}"#, true);
+        QueryAnswer::new(output, b"", None).expect("its labels are short")
+    };
+    let write = |mut answer: QueryAnswer| {
+        let (mut piece, mut size_bytes) = (Vec::new(), 0);
+        loop {
+            piece.clear();
+            let more = answer.render(&mut piece);
+            size_bytes += piece.len();
+            if !more {
+                return size_bytes;
+            }
+        }
+    };
+    group.throughput(Throughput::Bytes(write(answer()) as u64));
     group.bench_function("json_of_2500_series_61_steps", |b| {
-        b.iter(|| {
-            out.clear();
-            json::result(&mut out, &output.value);
-            out.len()
-        });
+        b.iter_batched(answer, write, BatchSize::PerIteration);
     });
     group.finish();
 }

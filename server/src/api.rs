@@ -3,7 +3,7 @@
 
 mod active;
 mod admin;
-mod answer;
+pub mod answer;
 mod ast;
 pub mod error;
 mod federate;
