@@ -53,8 +53,13 @@ const CROWD: usize = 32;
 const ALL_CROWDS: usize = 192;
 const LEAST_CROWD: usize = 8;
 
-/// A block with fewer samples is small: half of a full table.
-const SMALL_SAMPLES: u64 = 4 << 20;
+/// A block with fewer samples is small: an eighth of a full table. How many larger ones there can be follows
+/// from how much is stored.
+const SMALL_SAMPLES: u64 = 1 << 20;
+
+/// Samples that a merge of a crowd takes at most. Of each input the samples of some hundred series are
+/// decoded at once; with so few series in all that would be everything, 64 MB.
+const MAX_CROWD_SAMPLES: u64 = 4 << 20;
 
 /// Blocks that a merge of a crowd takes at most. Each has some eight files, which take about a tenth of a
 /// millisecond each to open, read and drop: such a merge ends within the second that a server lives in
@@ -65,7 +70,7 @@ const MAX_CROWD_INPUTS: usize = 96;
 const BLOCK_COST_SAMPLES: u64 = 20_000;
 
 /// Runs of a crowd that are looked at for one that can be merged.
-const MAX_CROWD_TRIES: usize = 64;
+const MAX_CROWD_TRIES: usize = 256;
 
 /// A sealed table is cut into so many blocks whatever its size ...
 const FREE_CUTS: u64 = 4;
@@ -197,6 +202,9 @@ fn cheapest_run(blocks: &[BlockInfo], crowd: &[&BlockInfo], range: (i64, i64)) -
     while n_blocks >= LEAST_CROWD / 2 {
         for start in 0..=crowd.len() - n_blocks {
             let n_samples = samples_before[start + n_blocks] - samples_before[start];
+            if n_samples > MAX_CROWD_SAMPLES {
+                continue;
+            }
             let cost = n_samples.saturating_add(BLOCK_COST_SAMPLES * n_blocks as u64);
             runs.push((cost / (n_blocks as u64 - 1), start..start + n_blocks));
         }
@@ -218,7 +226,8 @@ fn cheapest_run(blocks: &[BlockInfo], crowd: &[&BlockInfo], range: (i64, i64)) -
 /// merged.
 fn with_interfering<'b>(blocks: &'b [BlockInfo], run: &[&'b BlockInfo]) -> Option<Vec<&'b BlockInfo>> {
     let of_run: u64 = run.iter().map(|block| block.n_samples).sum();
-    let most_samples = SMALL_SAMPLES.max(of_run.saturating_mul(8));
+    // Not a large block for the sake of a few samples.
+    let most_samples = SMALL_SAMPLES.max(of_run.saturating_mul(8)).min(MAX_CROWD_SAMPLES);
     let mut inputs = run.to_vec();
     loop {
         let hull = Hull::of(&inputs)?;
