@@ -209,7 +209,7 @@ async fn show_progress(
     }
 }
 
-/// Names of Prometheus's features that are known and need no switch, or do nothing here.
+/// What each feature of Prometheus comes to here; docs/compatibility.md says why.
 fn warn_about_features(settings: &Settings) {
     const SWITCHES: [&str; 7] = [
         "promql-experimental-functions",
@@ -220,15 +220,40 @@ fn warn_about_features(settings: &Settings) {
         "type-and-unit-labels",
         "use-start-timestamps",
     ];
-    const ALWAYS_ON: [&str; 4] =
-        ["exemplar-storage", "native-histograms", "promql-duration-expr", "metadata-wal-records"];
-    for feature in &settings.features {
-        if ALWAYS_ON.contains(&feature.as_str()) {
+    const ALWAYS_ON: [&str; 6] = [
+        "exemplar-storage",
+        "metadata-wal-records",
+        "native-histograms",
+        "ooo-native-histograms",
+        "promql-duration-expr",
+        "st-storage",
+    ];
+    const WITHOUT_EFFECT: [&str; 15] = [
+        "auto-reload-config",
+        "concurrent-rule-eval",
+        "created-timestamp-zero-ingestion",
+        "delayed-compaction",
+        "extra-scrape-metrics",
+        "fast-startup",
+        "histograms-st-encoding",
+        "memory-snapshot-on-shutdown",
+        "old-ui",
+        "otlp-deltatocumulative",
+        "otlp-native-delta-ingestion",
+        "search-api",
+        "st-synthesis",
+        "use-uncached-io",
+        "xor2-encoding",
+    ];
+    for feature in settings.features.iter().map(String::as_str) {
+        if ALWAYS_ON.contains(&feature) {
             tracing::info!(feature, "this feature is always on");
-        } else if !SWITCHES.contains(&feature.as_str()) {
-            let known = SWITCHES.into_iter().chain(ALWAYS_ON);
+        } else if WITHOUT_EFFECT.contains(&feature) {
+            tracing::warn!(feature, "this feature of Prometheus has no effect");
+        } else if !SWITCHES.contains(&feature) {
+            let known = SWITCHES.into_iter().chain(ALWAYS_ON).chain(WITHOUT_EFFECT);
             let hint = cli::nearest(feature, known).map(|meant| format!("; did you mean {meant:?}?"));
-            tracing::warn!(feature, "feature without effect{}", hint.unwrap_or_default());
+            tracing::warn!(feature, "unknown feature{}", hint.unwrap_or_default());
         }
     }
 }
