@@ -1,7 +1,7 @@
 //! Warnings and infos that go with a result.
 //!
 //! They are a set: the same text counts once, wherever in the query it comes from, and the place that is shown
-//! is that of the last one added. Two kinds count how often they occurred.
+//! is that of the last one added. Two kinds count how often they occurred, and show the place of the first.
 //!
 //! Source: Prometheus v3.14, `util/annotations/annotations.go`.
 
@@ -249,6 +249,8 @@ struct Entry {
     severity: Severity,
     span: Span,
     count: u64,
+    /// Whether the count is shown; the place is then that of the first one.
+    is_counted: bool,
     forced: Option<Forced>,
 }
 
@@ -264,8 +266,10 @@ struct Forced {
 
 impl Entry {
     fn absorb(&mut self, later: Self) {
-        self.span = later.span;
         self.count += later.count;
+        if !self.is_counted {
+            self.span = later.span;
+        }
         if let (Some(ours), Some(theirs)) = (&mut self.forced, later.forced) {
             ours.mint = ours.mint.min(theirs.mint);
             ours.maxt = ours.maxt.max(theirs.maxt);
@@ -288,7 +292,7 @@ impl Entry {
                 format_rfc3339(forced.maxt / 1000),
             );
         }
-        if self.count > 1 && text.starts_with("PromQL warning: sample has start time") {
+        if self.count > 1 && self.is_counted {
             return format!("{text} ({} occurrences) ({position})", self.count);
         }
         format!("{text} ({position})")
@@ -314,6 +318,10 @@ impl Annotations {
 
     /// Adds one. `span` is shown even if the same text was there before.
     pub fn add(&mut self, annotation: Annotation, span: Span) {
+        let is_counted = matches!(
+            annotation,
+            Annotation::HistogramQuantileForcedMonotonicity { .. } | Annotation::StartTimeOverlap(_)
+        );
         let forced = match annotation {
             Annotation::HistogramQuantileForcedMonotonicity {
                 timestamp,
@@ -324,7 +332,7 @@ impl Annotations {
             } => Some(Forced { mint: timestamp, maxt: timestamp, min_bucket, max_bucket, max_diff }),
             _ => None,
         };
-        let entry = Entry { severity: annotation.severity(), span, count: 1, forced };
+        let entry = Entry { severity: annotation.severity(), span, count: 1, is_counted, forced };
         self.put(annotation.text(), entry);
     }
 

@@ -98,6 +98,11 @@ pub(crate) trait Operator: Send {
         false
     }
 
+    /// After an error: the step at which the operator itself failed; `None` if what is below it did.
+    fn failed_at(&self) -> Option<usize> {
+        None
+    }
+
     /// What was noted: own annotations after those of the children, which come in the order of the text.
     fn finish(self: Box<Self>) -> Annotations;
 }

@@ -90,6 +90,8 @@ pub(crate) enum PlanKind {
         return_bool: bool,
     },
     Negate(Box<Plan>),
+    /// Changes nothing, but has a place of its own, and what is below it is no selector to what is above.
+    Plus(Box<Plan>),
     /// The same at every step: evaluated at the first one.
     Invariant(Box<Plan>),
 }
@@ -189,14 +191,13 @@ impl Planner<'_> {
             }
             ExprKind::Unary(unary) => {
                 let inner = self.prepare(&unary.expr, path)?;
-                if !unary.negate {
-                    return Ok(inner);
-                }
                 let Prepared { plan, invariant, wrap } = inner;
                 let value_type = plan.value_type;
-                let kind = match plan.kind {
-                    PlanKind::Number(value) => PlanKind::Number(-value),
-                    _ => PlanKind::Negate(Box::new(plan)),
+                let kind = match (plan.kind, unary.negate) {
+                    (PlanKind::Number(value), true) => PlanKind::Number(-value),
+                    (PlanKind::Number(value), false) => PlanKind::Number(value),
+                    (kind, true) => PlanKind::Negate(Box::new(Plan { kind, ..plan })),
+                    (kind, false) => PlanKind::Plus(Box::new(Plan { kind, ..plan })),
                 };
                 Ok(Prepared { plan: Plan { span: expr.span, value_type, kind }, invariant, wrap })
             }

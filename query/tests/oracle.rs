@@ -38,7 +38,6 @@ fn features(rng: &mut Rng) -> Features {
 }
 
 #[test]
-#[ignore = "differences are being mended"]
 fn engine_and_oracle_agree() {
     let first = number("CHRONOLITH_ORACLE_SEED").unwrap_or(1);
     let n_queries = number("CHRONOLITH_ORACLE_QUERIES").unwrap_or(20_000);

@@ -14,7 +14,7 @@ pub(crate) fn absent(
     cx: &Cx<'_>,
     mut inner: Box<dyn Operator>,
     grid: Grid,
-    labels: LabelSetId,
+    result: OutSeries,
 ) -> Result<Box<dyn Operator>, QueryError> {
     let mut any = vec![0; grid.n_words()];
     let mut batch = Batch::default();
@@ -39,7 +39,7 @@ pub(crate) fn absent(
         }
         row.finish();
         rows.push(batch);
-        series.push(OutSeries { labels, drop_name: false });
+        series.push(result);
     }
     Ok(Box::new(Kept { grid, series, rows, at: 0, notes: inner.finish() }))
 }

@@ -16,18 +16,22 @@ pub(crate) struct Grid {
     pub(crate) interval: i64,
     /// Zero only for the grid of a subquery that covers no step.
     pub(crate) n_steps: usize,
+    /// Whether the range ends where it starts. Prometheus treats such a range as an instant, but not one that
+    /// is too short for a second step.
+    pub(crate) instant: bool,
 }
 
 impl Grid {
     /// All steps from `start` to `end`; the range ends at the last whole step.
     pub(crate) fn new(start: i64, end: i64, interval: i64) -> Self {
         let n_steps = if end < start { 0 } else { (end - start) / interval + 1 };
-        Self { start, interval, n_steps: usize::try_from(n_steps).expect("a count is not negative") }
+        let n_steps = usize::try_from(n_steps).expect("a count is not negative");
+        Self { start, interval, n_steps, instant: start == end }
     }
 
     /// A single step.
     pub(crate) const fn instant(start: i64) -> Self {
-        Self { start, interval: 1, n_steps: 1 }
+        Self { start, interval: 1, n_steps: 1, instant: true }
     }
 
     pub(crate) fn time(&self, step: usize) -> i64 {

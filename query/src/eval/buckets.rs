@@ -6,7 +6,8 @@
 
 use super::batch::{Batch, Grid, Row};
 use super::labels::LabelSetId;
-use super::{Cx, Operator, OutSeries};
+use super::sort::in_order;
+use super::{Cx, Kept, Operator, OutSeries};
 use crate::annotations::{Annotation, Annotations};
 use crate::error::QueryError;
 use crate::functions::histogram::{
@@ -63,8 +64,14 @@ pub(crate) struct Histograms {
     /// Rows of groups that are not complete.
     open: HashMap<u32, Vec<(usize, Batch)>>,
     emitted: usize,
+    /// By output row: what it is ordered by; `None` where it has no sample.
+    places: Vec<Option<Place>>,
     notes: Annotations,
 }
+
+/// Question, whether the histogram is a classic one, and its first series with a sample. Prometheus answers one
+/// question after the other, for native histograms first; in a range query the order has no meaning.
+type Place = (usize, bool, usize);
 
 struct Group {
     /// Name of the metric, as annotations print it.
@@ -127,24 +134,42 @@ impl Histograms {
             series,
             open: HashMap::new(),
             emitted: 0,
+            places: Vec::new(),
             notes: Annotations::default(),
         })
+    }
+
+    /// All answers, in the order of [`Place`].
+    pub(crate) fn answered(mut self, cx: &Cx<'_>) -> Result<Kept, QueryError> {
+        let rows = cx.drain(&mut self)?;
+        let mut places: Vec<(Place, usize)> =
+            self.places.iter().enumerate().filter_map(|(at, place)| Some(((*place)?, at))).collect();
+        places.sort_unstable();
+        let indices: Vec<usize> = places.into_iter().map(|(_, at)| at).collect();
+        let grid = self.grid;
+        let rows = in_order(cx, &grid, &rows, &indices, false)?;
+        let series = indices.iter().map(|&at| self.series[at]).collect();
+        Ok(Kept { grid, series, rows, at: 0, notes: Box::new(self).finish() })
     }
 
     /// Fills the rows of one complete group, starting at `first` of `out`.
     fn fill(&mut self, group: u32, members: &[(usize, Row<'_>)], out: &mut Batch, first: usize) {
         let name = Arc::clone(&self.groups[group as usize].name);
         let mut buckets: Vec<Bucket> = Vec::with_capacity(members.len());
+        let mut place: Option<(bool, usize)> = None;
         for step in 0..self.grid.n_steps {
             buckets.clear();
             let mut native = None;
+            let mut first_series = usize::MAX;
             for (series, row) in members {
                 if row.has(step) {
                     if let Some(upper_bound) = self.bounds[*series] {
                         buckets.push(Bucket { upper_bound, count: row.values[step] });
+                        first_series = first_series.min(*series);
                     }
                 } else if let Some(h) = row.histograms.and_then(|column| column.get(step)) {
                     native = Some(h);
+                    first_series = first_series.min(*series);
                 }
             }
             if native.is_some() && !buckets.is_empty() {
@@ -155,10 +180,14 @@ impl Histograms {
             if native.is_none() && buckets.is_empty() {
                 continue;
             }
+            let found = (self.grid.instant && native.is_none(), first_series);
+            place = Some(place.map_or(found, |place| place.min(found)));
             self.answer(step, native.map(|h| &**h), &mut buckets, &name, out, first);
         }
         for row in 0..self.question.n_rows() {
             out.row_mut(first + row).finish();
+            let place = place.map(|(classic, series)| (row, classic, series));
+            self.places.push(place.filter(|_| !out.row(first + row).is_empty()));
         }
     }
 

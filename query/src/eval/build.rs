@@ -6,11 +6,13 @@ use super::batch::{Batch, Grid};
 use super::buckets::{Histograms, Question, labelled_quantiles};
 use super::fold::{Fold, group};
 use super::info::info;
-use super::join::{Join, Operation};
+use super::join::{Join, Operation, first_failure};
 use super::labels::NO_LABELS;
 use super::leaf::{Leaf, PlanCache};
 use super::lookup::{Lookup, Wanted};
-use super::maps::{FloatMap, HistogramMap, Negate, SampleMap, StepMap, WithScalar, scalar_binary};
+use super::maps::{
+    FloatMap, HistogramMap, Negate, SampleMap, StepMap, WithScalar, scalar_binary, trim_scalars,
+};
 use super::merge::{Collision, merged};
 use super::rank::{Parameter, Spans, choose, count_values};
 use super::sets::SetOperator;
@@ -92,6 +94,7 @@ impl Builder<'_, '_> {
                 .map(Node::Vector),
             PlanKind::Binary { .. } => self.binary(plan, place),
             PlanKind::Negate(inner) => self.negate(inner, place),
+            PlanKind::Plus(inner) => self.build(inner, place),
             PlanKind::Invariant(inner) => self.invariant(inner, place),
         }
     }
@@ -111,7 +114,7 @@ impl Builder<'_, '_> {
     }
 
     fn invariant(&mut self, inner: &Plan, place: &Place) -> Result<Node, QueryError> {
-        if place.grid.n_steps == 1 {
+        if place.grid.instant {
             return self.build(inner, place);
         }
         let once =
@@ -147,7 +150,7 @@ impl Builder<'_, '_> {
     /// Merges series whose labels became equal, as Prometheus does after each step. With delayed name removal a
     /// single step is left alone: the end of the query looks at it.
     fn met_at_step(&self, operator: Box<dyn Operator>, grid: Grid) -> Built {
-        if self.cx.features.delayed_name_removal && grid.n_steps == 1 {
+        if self.cx.features.delayed_name_removal && grid.instant {
             return Ok(operator);
         }
         merged(self.cx, operator, grid, Collision::AtStep)
@@ -282,8 +285,17 @@ impl Builder<'_, '_> {
             return Ok(left);
         };
         let (cx, grid, op, return_bool) = (self.cx, place.grid, *op, *return_bool);
-        let right = self.build(rhs, place)?;
+        let right = match (self.build(rhs, place), left) {
+            (Ok(right), left) => (left, right),
+            // Parts that are evaluated while building must not hide what goes wrong before them.
+            (Err(error), Node::Vector(mut left)) => return Err(first_failure(cx, &mut *left, error)),
+            (Err(error), _) => return Err(error),
+        };
+        let (left, right) = right;
         let with_scalar = |operator, scalar, scalar_left| {
+            if scalar_left && matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
+                return Ok(Node::Vector(Box::new(trim_scalars(cx, operator, grid, op, plan.span)?)));
+            }
             let map = WithScalar { op, scalar, scalar_left, return_bool, span: plan.span };
             let map: Arc<dyn ColumnMap> = Arc::new(map);
             if op.is_comparison() && !return_bool || matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
@@ -362,7 +374,7 @@ impl Builder<'_, '_> {
             Function::Absent => {
                 let labels = absent_labels(cx, &args[0]);
                 let operator = self.vector(&args[0], place)?;
-                absent(cx, operator, grid, labels).map(Node::Vector)
+                absent(cx, operator, grid, OutSeries { labels, drop_name: false }).map(Node::Vector)
             }
             Function::Clamp | Function::ClampMax | Function::ClampMin | Function::Round => {
                 self.bounded(function, args, place).map(Node::Vector)
@@ -412,9 +424,12 @@ impl Builder<'_, '_> {
     fn bounded(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
         let grid = place.grid;
         let operator = self.vector(&args[0], place)?;
-        let mut scalars = Vec::new();
+        let (mut operator, mut scalars) = (operator, Vec::new());
         for argument in &args[1..] {
-            scalars.push(self.scalar(argument, place)?);
+            match self.scalar(argument, place) {
+                Ok(scalar) => scalars.push(scalar),
+                Err(error) => return Err(first_failure(self.cx, &mut *operator, error)),
+            }
         }
         let map: Arc<dyn ColumnMap> = if function == Function::Round {
             let nearest = scalars.pop().unwrap_or_else(|| vec![1.0; grid.n_steps]);
@@ -443,10 +458,11 @@ impl Builder<'_, '_> {
             _ => Wanted::StartTimestamp,
         };
         let unknown = wanted == Wanted::StartTimestamp && !cx.features.start_timestamps;
-        if let PlanKind::Select(selector) = &argument.kind
-            && !unknown
-        {
+        if let PlanKind::Select(selector) = &argument.kind {
             let mut operator = self.select_instant(selector, place, wanted)?;
+            if unknown {
+                operator = with_map(operator, Arc::new(StepMap(|_, _| None)));
+            }
             for series in operator.series_mut() {
                 cx.remove_name(series);
             }
@@ -474,10 +490,11 @@ impl Builder<'_, '_> {
             },
         };
         let operator = self.vector(&args[0], place)?;
-        if grid.n_steps > 1 {
-            self.notes.add(Annotation::SortInRangeQuery, span);
+        let mut sorted = sort(self.cx, operator, grid, &order)?;
+        if !grid.instant && grid.n_steps > 0 {
+            sorted.notes.add(Annotation::SortInRangeQuery, span);
         }
-        sort(self.cx, operator, grid, &order)
+        Ok(Box::new(sorted))
     }
 
     fn relabel(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
@@ -537,7 +554,7 @@ impl Builder<'_, '_> {
                 series.drop_name = false;
             }
         }
-        merged(cx, operator, place.grid, Collision::AtStep)
+        merged(cx, operator, place.grid, Collision::Relabelled)
     }
 
     fn histograms(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
@@ -564,8 +581,8 @@ impl Builder<'_, '_> {
             }
         };
         let operator = self.vector(vector, place)?;
-        let operator = Histograms::new(cx, operator, grid, question, vector.span)?;
-        self.met_at_step(Box::new(operator), grid)
+        let histograms = Histograms::new(cx, operator, grid, question, vector.span)?;
+        self.met_at_step(Box::new(histograms.answered(cx)?), grid)
     }
 
     fn note_quantiles(&mut self, quantiles: &[f64], span: Span) {
@@ -639,7 +656,8 @@ impl Builder<'_, '_> {
             }
         };
         if function == Function::AbsentOverTime {
-            return absent(cx, operator, grid, absent_labels(cx, &args[at]));
+            let labels = absent_labels(cx, &args[at]);
+            return absent(cx, operator, grid, OutSeries { labels, drop_name: true });
         }
         if cx.features.delayed_name_removal {
             return Ok(operator);

@@ -3,10 +3,10 @@
 //! Source: Prometheus v3.14, `promql/engine.go`, `aggregation`.
 
 use super::batch::{Batch, Grid, HistogramColumn, Row, Rows, count_bits, get_bit, set_bit};
-use super::histogram_fold::HistogramFold;
+use super::histogram_fold::{FoldedHistogram, HistogramFold};
 use super::labels::LabelSetId;
 use super::{Cx, Operator, OutSeries};
-use crate::annotations::{Annotation, Annotations};
+use crate::annotations::{Annotation, Annotations, HistogramOperation};
 use crate::error::QueryError;
 use crate::functions::over_time::quantile;
 use crate::limits::{Charge, SAMPLES_PER_CHECK};
@@ -70,7 +70,8 @@ pub(crate) struct Fold {
     quantiles: Vec<f64>,
     kept: Rows,
     members: Vec<Vec<u32>>,
-    folded: bool,
+    /// Groups that have a sample, in the order of their first series with one.
+    order: Vec<usize>,
     emitted: usize,
     notes: Annotations,
     /// Where the aggregated vector stands.
@@ -126,15 +127,14 @@ impl Fold {
             quantiles,
             kept: Rows::default(),
             members: Vec::new(),
-            folded: false,
+            order: Vec::new(),
             emitted: 0,
             notes: Annotations::default(),
             span,
         };
         // Series that will lose their name in one group with series that will not: the last step decides.
-        if mixed && cx.features.delayed_name_removal {
-            fold.drain(cx, true)?;
-        }
+        fold.drain(cx, mixed && cx.features.delayed_name_removal)?;
+        fold.series = fold.order.iter().map(|&group| fold.series[group]).collect();
         Ok(fold)
     }
 
@@ -142,6 +142,7 @@ impl Fold {
         let n_words = self.grid.n_words();
         let mut last_step = vec![None; if find_flags { self.series.len() } else { 0 }];
         let mut any = vec![0; n_words];
+        let mut seen = vec![false; self.series.len()];
         let mut batch = Batch::default();
         if self.op == AggregateOp::Quantile {
             self.members = vec![Vec::new(); self.series.len()];
@@ -151,6 +152,10 @@ impl Fold {
                 let series = batch.first + at;
                 let group = self.group_of[series] as usize;
                 let row = batch.row(at);
+                if !seen[group] && !row.is_empty() {
+                    seen[group] = true;
+                    self.order.push(group);
+                }
                 if find_flags {
                     any.fill(0);
                     row.mark_any(&mut any);
@@ -170,7 +175,6 @@ impl Fold {
             }
             cx.check()?;
         }
-        self.folded = true;
         Ok(())
     }
 
@@ -230,16 +234,25 @@ impl Fold {
             row.finish();
             return Ok(());
         }
-        let histograms = self.histograms.take(group, &mut self.notes);
+        let histograms = self.histograms.take(group);
         let mut column = HistogramColumn::default();
         let mut row = out.row_mut(at);
         self.columns.emit(self.op, group, &grid, &mut row);
-        for (step, histogram) in histograms {
-            if get_bit(row.present, step) {
-                super::batch::clear_bit(row.present, step);
-                self.notes.add(Annotation::MixedFloatsHistogramsAgg, self.span);
-            } else if let Some(h) = histogram {
-                column.push(step, h);
+        for (step, result) in histograms {
+            let with_floats = get_bit(row.present, step);
+            super::batch::clear_bit(row.present, step);
+            match result {
+                // Floats after histograms that do not fit are not looked at.
+                FoldedHistogram::Incompatible { after_float: false } => {}
+                _ if with_floats => self.notes.add(Annotation::MixedFloatsHistogramsAgg, self.span),
+                FoldedHistogram::Incompatible { after_float: true } | FoldedHistogram::Spoilt => {}
+                FoldedHistogram::Value { histogram, collision } => {
+                    if collision {
+                        let operation = HistogramOperation::Aggregation;
+                        self.notes.add(Annotation::HistogramCounterResetCollision(operation), self.span);
+                    }
+                    column.push(step, histogram);
+                }
             }
         }
         row.finish();
@@ -258,16 +271,13 @@ impl Operator for Fold {
     }
 
     fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
-        if !self.folded {
-            self.drain(cx, false)?;
-        }
         let n = cx.rows_per_batch(&self.grid).min(self.series.len() - self.emitted);
         if n == 0 {
             return Ok(false);
         }
         out.reset(cx, &self.grid, self.emitted, n)?;
         for at in 0..n {
-            self.emit_row(cx, self.emitted + at, out, at)?;
+            self.emit_row(cx, self.order[self.emitted + at], out, at)?;
         }
         cx.check()?;
         out.charge_samples()?;

@@ -34,7 +34,18 @@ struct Cell {
     count: f64,
     reset: bool,
     not_reset: bool,
-    incompatible: bool,
+    /// Layouts did not fit; whether a float was there before.
+    incompatible: Option<bool>,
+}
+
+/// What became of the histograms of a group at a step.
+pub(super) enum FoldedHistogram {
+    /// Their sum or average, and whether some say that there was a reset and some that there was none.
+    Value { histogram: Arc<FloatHistogram>, collision: bool },
+    /// Layouts did not fit; whether a float was there before.
+    Incompatible { after_float: bool },
+    /// A float came first.
+    Spoilt,
 }
 
 impl HistogramFold {
@@ -72,7 +83,7 @@ impl HistogramFold {
                     continue;
                 }
             };
-            if cell.incompatible || cell.sum.is_none() {
+            if cell.incompatible.is_some() || cell.sum.is_none() {
                 continue;
             }
             cell.hint(h);
@@ -81,7 +92,7 @@ impl HistogramFold {
                 Err(_) => {
                     let name = cx.label_text(series, cx.names.metric);
                     notes.add(Annotation::MixedExponentialCustomHistograms(name), self.span);
-                    cell.incompatible = true;
+                    cell.incompatible = Some(floats.has_float(grid, group, step));
                 }
                 Ok(true) => {
                     let note = Annotation::MismatchedCustomBuckets(HistogramOperation::Aggregation);
@@ -93,22 +104,14 @@ impl HistogramFold {
         Ok(())
     }
 
-    /// Takes the results of a group out, by step; `None` where there is none because layouts did not fit.
-    pub(crate) fn take(
-        &mut self,
-        group: usize,
-        notes: &mut Annotations,
-    ) -> Vec<(usize, Option<Arc<FloatHistogram>>)> {
+    /// Takes the results of a group out, by step.
+    pub(super) fn take(&mut self, group: usize) -> Vec<(usize, FoldedHistogram)> {
         let mut rest = self.cells.split_off(&(group, 0));
         let mut after = rest.split_off(&(group + 1, 0));
         self.cells.append(&mut after);
         let mut results = Vec::with_capacity(rest.len());
         for ((_, step), cell) in rest {
-            if cell.reset && cell.not_reset && !cell.incompatible {
-                let note = Annotation::HistogramCounterResetCollision(HistogramOperation::Aggregation);
-                notes.add(note, self.span);
-            }
-            results.push((step, cell.result(self.average).map(Arc::new)));
+            results.push((step, cell.result(self.average)));
         }
         results
     }
@@ -162,12 +165,13 @@ impl Cell {
         Ok(reconciled | mean.kahan_add(&share, compensation)?.custom_bounds)
     }
 
-    fn result(self, average: bool) -> Option<FloatHistogram> {
-        if self.incompatible {
-            return None;
+    fn result(self, average: bool) -> FoldedHistogram {
+        if let Some(after_float) = self.incompatible {
+            return FoldedHistogram::Incompatible { after_float };
         }
+        let collision = self.reset && self.not_reset;
         let incremental = self.mean.is_some();
-        let mut result = self.mean.or(self.sum)?;
+        let Some(mut result) = self.mean.or(self.sum) else { return FoldedHistogram::Spoilt };
         if average && !incremental {
             result.div(self.count);
         }
@@ -179,6 +183,6 @@ impl Cell {
             let _ = result.add(&compensation);
         }
         result.compact();
-        Some(result)
+        FoldedHistogram::Value { histogram: Arc::new(result), collision }
     }
 }

@@ -103,7 +103,7 @@ fn data_time(plan: &Plan) -> Option<DataTime> {
                 })
             })
         }
-        PlanKind::Negate(inner) | PlanKind::Invariant(inner) => data_time(inner),
+        PlanKind::Negate(inner) | PlanKind::Plus(inner) | PlanKind::Invariant(inner) => data_time(inner),
     }
 }
 
@@ -250,13 +250,14 @@ impl Infos {
         for (index, pairs) in labels.iter().enumerate() {
             cx.check()?;
             let row = rows.row(index);
+            if row.histograms.is_some_and(|column| !column.is_empty()) {
+                let labels = cx.label_sets.to_labels(&cx.store.symbols, series[index].labels);
+                let text = format!("this should be an info metric, with float samples: {labels}");
+                return Err(QueryError::execution(text));
+            }
             let key = key(value_of(pairs, cx.names.metric), pairs, identifying);
             let group = groups.entry(key).or_insert_with(|| Group { winners: vec![None; grid.n_steps] });
             for step in base.steps_with(row) {
-                if !row.has(step) {
-                    first_error(step, &|| "info sample should be float".to_owned());
-                    continue;
-                }
                 let winner = &mut group.winners[step];
                 let Some(before) = *winner else {
                     *winner = Some(index as u32);

@@ -78,10 +78,10 @@ pub(crate) fn first_failure(cx: &Cx<'_>, lhs: &mut dyn Operator, error: QueryErr
     }
 }
 
-/// The error Prometheus would have met first: by step, then by what is checked first at a step.
+/// The error Prometheus would have met first: by step, then by what is checked first at a step, then by row.
 #[derive(Default)]
 struct FirstError {
-    at: Option<(usize, u8)>,
+    at: Option<(usize, u8, usize)>,
     text: String,
 }
 
@@ -90,9 +90,9 @@ const PHASE_ONE_SIDE: u8 = 0;
 const PHASE_COMBINE: u8 = 1;
 
 impl FirstError {
-    fn offer(&mut self, step: usize, phase: u8, text: impl FnOnce() -> String) {
-        if self.at.is_none_or(|at| (step, phase) < at) {
-            self.at = Some((step, phase));
+    fn offer(&mut self, step: usize, phase: u8, row: usize, text: impl FnOnce() -> String) {
+        if self.at.is_none_or(|at| (step, phase, row) < at) {
+            self.at = Some((step, phase, row));
             self.text = text();
         }
     }
@@ -134,6 +134,7 @@ pub(crate) struct Join {
     /// At each step only the annotation of the last series survives.
     last_notes: BTreeMap<usize, Annotation>,
     error: FirstError,
+    failed_at: Option<usize>,
     state: State,
     batch: Batch,
     /// For presence by key and owners by step.
@@ -208,6 +209,7 @@ impl Join {
             matched: HashMap::new(),
             last_notes: BTreeMap::new(),
             error: FirstError::default(),
+            failed_at: None,
             state: State::Start,
             batch: Batch::default(),
             charge: cx.store.budget.take(0, 0)?,
@@ -361,7 +363,7 @@ impl Join {
             let Some(slot) = slot else { continue };
             if track {
                 let labels = (!is_one_to_one).then_some(self.combined[from + slot]);
-                if !self.mark_matched(number, labels, step) {
+                if !self.mark_matched(number, labels, step, at) {
                     continue;
                 }
             }
@@ -381,7 +383,7 @@ impl Join {
     }
 
     /// False, and an error, if there is a match at this step already.
-    fn mark_matched(&mut self, key: u32, labels: Option<LabelSetId>, step: usize) -> bool {
+    fn mark_matched(&mut self, key: u32, labels: Option<LabelSetId>, step: usize, row: usize) -> bool {
         let n_words = self.grid.n_words();
         let words = self.matched.entry((key, labels)).or_insert_with(|| vec![0; n_words]);
         if get_bit(words, step) {
@@ -389,7 +391,7 @@ impl Join {
                 None => "many-to-one matching must be explicit (group_left/group_right)",
                 Some(_) => "grouping labels must ensure unique matches",
             };
-            self.error.offer(step, PHASE_COMBINE, || format!("multiple matches for labels: {text}"));
+            self.error.offer(step, PHASE_COMBINE, row, || format!("multiple matches for labels: {text}"));
             return false;
         }
         set_bit(words, step);
@@ -524,7 +526,7 @@ impl Join {
             let side = if *cardinality == Cardinality::OneToMany { "left" } else { "right" };
             let print = |labels: LabelSetId| cx.label_sets.to_labels(&cx.store.symbols, labels).to_string();
             let series = self.one.series();
-            self.error.offer(step, PHASE_ONE_SIDE, || {
+            self.error.offer(step, PHASE_ONE_SIDE, second, || {
                 let group = self.keys[key as usize].labels.map(print).unwrap_or_default();
                 let mut two = [print(series[first].labels), print(series[second].labels)];
                 two.sort();
@@ -538,7 +540,10 @@ impl Join {
         }
         match self.error.at {
             None => Ok(()),
-            Some(_) => Err(QueryError::Execution(std::mem::take(&mut self.error.text))),
+            Some((step, ..)) => {
+                self.failed_at = Some(step);
+                Err(QueryError::Execution(std::mem::take(&mut self.error.text)))
+            }
         }
     }
 }
@@ -592,6 +597,10 @@ impl Operator for Join {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn failed_at(&self) -> Option<usize> {
+        self.failed_at
     }
 
     fn finish(self: Box<Self>) -> Annotations {

@@ -1,7 +1,7 @@
 //! Row-wise steps: math, clamping, negation, operators with a scalar, values out of histograms.
 
-use super::batch::{Batch, HistogramColumn, bits, clear_bit, set_bit};
-use super::{ColumnMap, Cx};
+use super::batch::{Batch, Grid, HistogramColumn, Rows, bits, clear_bit, set_bit};
+use super::{ColumnMap, Cx, Kept, Operator};
 use crate::annotations::{Annotation, Annotations};
 use crate::error::QueryError;
 use crate::functions::math;
@@ -142,6 +142,7 @@ impl ColumnMap for WithScalar {
                 batch.set_histograms(row, column);
             }
         }
+        debug_assert!(!(self.is_trim() && self.scalar_left), "left to `trim_scalars`");
         if self.is_trim() {
             if batch.present.iter().any(|&word| word != 0) {
                 notes.add(incompatible("float", self.op, "float"), self.span);
@@ -182,6 +183,29 @@ impl ColumnMap for WithScalar {
         }
         Ok(())
     }
+}
+
+/// A scalar cannot be trimmed. Of what there is to note of a step, that of the last sample stays.
+pub(crate) fn trim_scalars(
+    cx: &Cx<'_>,
+    mut inner: Box<dyn Operator>,
+    grid: Grid,
+    op: BinaryOp,
+    span: Span,
+) -> Result<Kept, QueryError> {
+    let mut last: Vec<Option<&'static str>> = vec![None; grid.n_steps];
+    let mut batch = Batch::default();
+    while inner.next(cx, &mut batch)? {
+        for row in 0..batch.rows {
+            let row = batch.row(row);
+            row.float_steps().for_each(|step| last[step] = Some("float"));
+            let histograms = row.histograms.into_iter().flat_map(|column| column.iter());
+            histograms.for_each(|(step, _)| last[step] = Some("histogram"));
+        }
+    }
+    let mut notes = inner.finish();
+    last.into_iter().flatten().for_each(|kind| notes.add(incompatible("float", op, kind), span));
+    Ok(Kept { grid, series: Vec::new(), rows: Rows::default(), at: 0, notes })
 }
 
 impl WithScalar {

@@ -1,161 +1,120 @@
 //! Series whose labels became equal: merged where they never meet, an error where they do.
 
-use super::batch::{Batch, Grid, HistogramColumn, set_bit};
+use super::batch::{Batch, Grid, HistogramColumn, Row, Rows, bits, set_bit};
 use super::labels::LabelSetId;
-use super::{Cx, Operator, OutSeries};
-use crate::annotations::Annotations;
+use super::{Cx, Kept, Operator, OutSeries};
 use crate::error::QueryError;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// When series with equal labels are an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Collision {
-    /// At a step at which two of them have a sample.
+    /// At a step at which two of them have a sample. What is known of the one with the first sample holds for
+    /// all.
     AtStep,
+    /// As [`Collision::AtStep`], but what is known of the first series holds for all: functions of labels.
+    Relabelled,
     /// If two of them have any sample: functions over windows.
     Ever,
 }
 
-/// Merges the series of an operator that have equal labels. Costs nothing where all labels differ.
+/// Merges the series of an operator that have equal labels; each comes out where the first of them that has a
+/// sample was. Costs nothing where all labels differ, otherwise all rows are evaluated and kept.
 pub(crate) fn merged(
     cx: &Cx<'_>,
-    inner: Box<dyn Operator>,
+    mut inner: Box<dyn Operator>,
     grid: Grid,
     collision: Collision,
 ) -> Result<Box<dyn Operator>, QueryError> {
     cx.charge_labels()?;
-    let mut groups: HashMap<LabelSetId, Group> = HashMap::with_capacity(inner.series().len());
-    for (at, series) in inner.series().iter().enumerate() {
-        let group = groups.entry(series.labels).or_insert(Group { first: at, last: at });
-        group.last = at;
-    }
-    if groups.len() == inner.series().len() {
+    let distinct: HashSet<LabelSetId> = inner.series().iter().map(|series| series.labels).collect();
+    if distinct.len() == inner.series().len() {
         return Ok(inner);
     }
-    // A merged row comes out where its last member was, with what is known of its first.
-    let members = inner.series();
-    let series: Vec<OutSeries> = members
-        .iter()
-        .enumerate()
-        .filter_map(|(at, series)| {
-            let group = &groups[&series.labels];
-            (group.last == at).then(|| members[group.first])
-        })
-        .collect();
-    groups.retain(|_, group| group.first != group.last);
-    Ok(Box::new(Merged {
-        inner,
-        grid,
-        collision,
-        groups,
-        open: HashMap::new(),
-        series,
-        emitted: 0,
-        batch: Batch::default(),
-    }))
-}
-
-/// First and last series with the same labels.
-struct Group {
-    first: usize,
-    last: usize,
+    let mut merged = Merged { grid, collision, numbers: HashMap::new(), rows: Vec::new(), meeting: None };
+    let mut batch = Batch::default();
+    loop {
+        match inner.next(cx, &mut batch) {
+            Ok(true) => merged.add(cx, &batch, inner.series())?,
+            Ok(false) => break,
+            // Of what goes wrong at a step, the operator itself is first.
+            Err(error) => {
+                let earlier =
+                    merged.meeting.zip(inner.failed_at()).is_some_and(|(step, failed)| step < failed);
+                return Err(if earlier { QueryError::same_labelset() } else { error });
+            }
+        }
+    }
+    if merged.meeting.is_some() {
+        return Err(QueryError::same_labelset());
+    }
+    let mut rows = Rows::default();
+    let mut series = Vec::with_capacity(merged.rows.len());
+    for (one, batch) in merged.rows {
+        series.push(one);
+        rows.push(batch);
+    }
+    Ok(Box::new(Kept { grid, series, rows, at: 0, notes: inner.finish() }))
 }
 
 struct Merged {
-    inner: Box<dyn Operator>,
     grid: Grid,
     collision: Collision,
-    /// Only those with several members.
-    groups: HashMap<LabelSetId, Group>,
-    /// Groups that are not complete: their rows so far, as a batch of one.
-    open: HashMap<LabelSetId, Batch>,
-    series: Vec<OutSeries>,
-    emitted: usize,
-    batch: Batch,
+    numbers: HashMap<LabelSetId, usize>,
+    /// What is known of the first series with the labels, and the samples of all, as a batch of one row.
+    rows: Vec<(OutSeries, Batch)>,
+    /// The first step at which series with equal labels meet.
+    meeting: Option<usize>,
 }
 
-impl Operator for Merged {
-    fn series(&self) -> &[OutSeries] {
-        &self.series
-    }
-
-    fn series_mut(&mut self) -> &mut [OutSeries] {
-        &mut self.series
-    }
-
-    fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
-        loop {
-            if !self.inner.next(cx, &mut self.batch)? {
-                return Ok(false);
+impl Merged {
+    fn add(&mut self, cx: &Cx<'_>, batch: &Batch, series: &[OutSeries]) -> Result<(), QueryError> {
+        cx.check()?;
+        for at in 0..batch.rows {
+            let row = batch.row(at);
+            if row.is_empty() {
+                continue;
             }
-            let batch = std::mem::take(&mut self.batch);
-            let series = &self.inner.series()[batch.first..batch.first + batch.rows];
-            let complete = |at: usize| {
-                self.groups.get(&series[at].labels).is_none_or(|group| group.last == batch.first + at)
-            };
-            let n_rows = (0..batch.rows).filter(|&at| complete(at)).count();
-            out.reset(cx, &self.grid, self.emitted, n_rows)?;
-            let mut n_out = 0;
-            for (at, series) in series.iter().enumerate() {
-                let Some(group) = self.groups.get(&series.labels) else {
-                    out.copy_row(n_out, batch.row(at));
-                    n_out += 1;
-                    continue;
-                };
-                let merged = match self.open.remove(&series.labels) {
-                    Some(mut merged) => {
-                        merge_row(&mut merged, &batch, at, self.collision)?;
-                        merged
+            let series = series[batch.first + at];
+            let number = *self.numbers.entry(series.labels).or_insert(self.rows.len());
+            if number == self.rows.len() {
+                let mut kept = Batch::new(cx, &self.grid, 0, 1)?;
+                kept.copy_row(0, row);
+                self.rows.push((series, kept));
+                continue;
+            }
+            let meeting = match self.collision {
+                Collision::Ever => Some(0),
+                Collision::AtStep | Collision::Relabelled => {
+                    let (known, kept) = &mut self.rows[number];
+                    if self.collision == Collision::AtStep && first_step(&row) < first_step(&kept.row(0)) {
+                        *known = series;
                     }
-                    None => {
-                        let mut merged = Batch::new(cx, &self.grid, 0, 1)?;
-                        merged.copy_row(0, batch.row(at));
-                        merged
-                    }
-                };
-                if group.last == batch.first + at {
-                    out.copy_row(n_out, merged.row(0));
-                    n_out += 1;
-                } else {
-                    self.open.insert(series.labels, merged);
+                    merge_row(kept, batch, at)
                 }
-            }
-            if n_rows > 0 {
-                self.emitted += n_rows;
-                out.charge_samples()?;
-                return Ok(true);
-            }
+            };
+            self.meeting = self.meeting.into_iter().chain(meeting).min();
         }
-    }
-
-    fn finish(self: Box<Self>) -> Annotations {
-        self.inner.finish()
+        Ok(())
     }
 }
 
-/// Adds the samples of row `at` of `batch` to the only row of `merged`.
-fn merge_row(merged: &mut Batch, batch: &Batch, at: usize, collision: Collision) -> Result<(), QueryError> {
+/// The first step with a sample.
+fn first_step(row: &Row<'_>) -> Option<usize> {
+    let histogram = row.histograms.and_then(|column| column.iter().next()).map(|(step, _)| step);
+    row.float_steps().next().into_iter().chain(histogram).min()
+}
+
+/// Adds the samples of row `at` of `batch` to the only row of `merged`, or says at which step they meet first.
+fn merge_row(merged: &mut Batch, batch: &Batch, at: usize) -> Option<usize> {
     let row = batch.row(at);
-    let old = merged.row(0);
-    if row.is_empty() {
-        return Ok(());
-    }
-    if old.is_empty() {
-        let histograms = row.histograms.cloned();
-        merged.histograms.clear();
-        merged.copy_row(0, super::batch::Row { histograms: None, ..row });
-        if let Some(column) = histograms {
-            merged.set_histograms(0, column);
-        }
-        return Ok(());
-    }
     let mut seen = vec![0; row.present.len()];
     let mut new = vec![0; row.present.len()];
-    old.mark_any(&mut seen);
+    merged.row(0).mark_any(&mut seen);
     row.mark_any(&mut new);
-    let meet = seen.iter().zip(&new).any(|(a, b)| a & b != 0);
-    if meet || collision == Collision::Ever {
-        return Err(QueryError::same_labelset());
+    seen.iter_mut().zip(&new).for_each(|(a, b)| *a &= b);
+    if let Some(step) = bits(&seen).next() {
+        return Some(step);
     }
     let mut histograms = merged.take_histograms(0).unwrap_or_default();
     if let Some(column) = row.histograms {
@@ -168,7 +127,7 @@ fn merge_row(merged: &mut Batch, batch: &Batch, at: usize, collision: Collision)
     }
     target.finish();
     merged.set_histograms(0, histograms);
-    Ok(())
+    None
 }
 
 /// Two columns with no step in common.

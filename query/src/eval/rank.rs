@@ -4,6 +4,7 @@
 
 use super::batch::{Batch, Grid, HistogramColumn, Rows};
 use super::fold::Groups;
+use super::join::first_failure;
 use super::labels::{LabelSetId, prometheus_hash};
 use super::{Cx, Kept, Operator, OutSeries};
 use crate::annotations::{Annotation, Annotations};
@@ -106,9 +107,11 @@ pub(crate) fn choose(
 ) -> Result<Box<dyn Operator>, QueryError> {
     let mut notes = Annotations::default();
     let possible = match op {
-        AggregateOp::LimitRatio => parameter.check_ratios(spans.param, &mut notes)?,
-        _ => parameter.check_counts()?,
+        AggregateOp::LimitRatio => parameter.check_ratios(spans.param, &mut notes),
+        _ => parameter.check_counts(),
     };
+    // Prometheus evaluates the vector before it looks at the parameter.
+    let possible = possible.map_err(|error| first_failure(cx, &mut *inner, error))?;
     let mut chooser = Chooser::new(cx, op, &grid, groups, parameter, &*inner)?;
     let mut batch = Batch::default();
     while inner.next(cx, &mut batch)? {
@@ -132,7 +135,6 @@ struct Chooser<'g> {
     op: AggregateOp,
     grid: Grid,
     group_of: &'g [u32],
-    n_groups: usize,
     /// How many to choose, by step.
     counts: Vec<usize>,
     /// Which part to choose, by step.
@@ -145,6 +147,9 @@ struct Chooser<'g> {
     chosen: Vec<usize>,
     cells: Vec<(usize, usize, SampleValue)>,
     histograms_ignored: bool,
+    /// Groups in the order of their first series with a sample, and which these are.
+    order: Vec<usize>,
+    seen: Vec<bool>,
     charge: Charge,
 }
 
@@ -161,7 +166,8 @@ impl<'g> Chooser<'g> {
         let n_series = inner.series().len();
         let counts =
             parameter.values.iter().map(|&k| if k < 1.0 { 0 } else { (k as usize).min(n_series) }).collect();
-        let uses_heaps = matches!(op, AggregateOp::Topk | AggregateOp::Bottomk);
+        // For an instant the order of all results is that of Go's heap.
+        let uses_heaps = grid.instant || matches!(op, AggregateOp::Topk | AggregateOp::Bottomk);
         let mut offsets = Vec::new();
         if op == AggregateOp::LimitRatio {
             for series in inner.series() {
@@ -174,7 +180,6 @@ impl<'g> Chooser<'g> {
             op,
             grid: *grid,
             group_of: &groups.group_of,
-            n_groups: groups.labels.len(),
             counts,
             ratios: parameter.values.iter().map(|ratio| ratio.clamp(-1.0, 1.0)).collect(),
             offsets,
@@ -185,13 +190,19 @@ impl<'g> Chooser<'g> {
             chosen: vec![0; if op == AggregateOp::Limitk { n_cells } else { 0 }],
             cells: Vec::new(),
             histograms_ignored: false,
+            order: Vec::new(),
+            seen: vec![false; groups.labels.len()],
             charge,
         })
     }
 
     fn offer(&mut self, series: usize, row: super::batch::Row<'_>) -> Result<(), QueryError> {
-        let first_cell = self.group_of[series] as usize * self.grid.n_steps;
-        if !self.heaps.is_empty() {
+        let group = self.group_of[series] as usize;
+        let first_cell = group * self.grid.n_steps;
+        if !row.is_empty() && !std::mem::replace(&mut self.seen[group], true) {
+            self.order.push(group);
+        }
+        if !self.heaps.is_empty() && matches!(self.op, AggregateOp::Topk | AggregateOp::Bottomk) {
             self.histograms_ignored |=
                 row.histograms.is_some_and(|column| column.iter().any(|(step, _)| self.counts[step] > 0));
             let mut n_new = 0;
@@ -219,6 +230,9 @@ impl<'g> Chooser<'g> {
                 }
             };
             if take && let Some(value) = row.get(step) {
+                if let Some(heap) = self.heaps.get_mut(first_cell + step) {
+                    heap.push((value.as_float().unwrap_or(0.0), series));
+                }
                 self.cells.push((series, step, value));
             }
         }
@@ -230,22 +244,25 @@ impl<'g> Chooser<'g> {
     fn rows(mut self, cx: &Cx<'_>, series: &[OutSeries]) -> Result<(Vec<OutSeries>, Rows), QueryError> {
         let n_steps = self.grid.n_steps;
         let mut order: Vec<usize> = Vec::new();
-        for (cell, heap) in std::mem::take(&mut self.heaps).into_iter().enumerate() {
-            for (value, series) in heap.into_sorted() {
-                self.cells.push((series, cell % n_steps, SampleValue::Float(value)));
-                order.push(series);
+        let sorts = matches!(self.op, AggregateOp::Topk | AggregateOp::Bottomk);
+        for &group in if self.heaps.is_empty() { &[][..] } else { &self.order } {
+            for step in 0..n_steps {
+                let heap = std::mem::take(&mut self.heaps[group * n_steps + step]);
+                if !sorts {
+                    order.extend(heap.items.into_iter().map(|(_, series)| series));
+                    continue;
+                }
+                for (value, series) in heap.into_sorted() {
+                    self.cells.push((series, step, SampleValue::Float(value)));
+                    order.push(series);
+                }
             }
         }
-        if n_steps > 1 || order.is_empty() {
-            // A stable sort keeps the order of choice within a group.
+        if !self.grid.instant {
             order = self.cells.iter().map(|&(series, ..)| series).collect();
             order.sort_unstable();
             order.dedup();
-            if n_steps == 1 {
-                order.sort_by_key(|&series| self.group_of[series]);
-            }
         }
-        debug_assert!(self.n_groups > 0 || order.is_empty());
         let mut by_series: BTreeMap<usize, Vec<(usize, SampleValue)>> = BTreeMap::new();
         for (series, step, value) in self.cells {
             by_series.entry(series).or_default().push((step, value));
@@ -291,7 +308,7 @@ fn build_rows(
 
 /// The best few values so far with the worst of them on top, as Go's `container/heap` keeps them: the order of
 /// equal values depends on it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Heap {
     /// Small values are the best ones.
     reverse: bool,
@@ -308,8 +325,7 @@ impl Heap {
     /// Takes an item if it is among the best `k`; whether the heap grew.
     fn offer(&mut self, k: usize, item: (f64, usize)) -> bool {
         if self.items.len() < k {
-            self.items.push(item);
-            self.up(self.items.len() - 1);
+            self.push(item);
             return true;
         }
         let Some(&(worst, _)) = self.items.first() else {
@@ -321,6 +337,11 @@ impl Heap {
             self.down();
         }
         false
+    }
+
+    fn push(&mut self, item: (f64, usize)) {
+        self.items.push(item);
+        self.up(self.items.len() - 1);
     }
 
     fn up(&mut self, mut at: usize) {

@@ -21,16 +21,23 @@ pub(crate) fn sort(
     mut inner: Box<dyn Operator>,
     grid: Grid,
     order: &Order,
-) -> Result<Box<dyn Operator>, QueryError> {
+) -> Result<Kept, QueryError> {
     let rows = cx.drain(&mut *inner)?;
     let series = inner.series().to_vec();
     let mut indices: Vec<usize> = (0..series.len()).filter(|&at| !rows.row(at).is_empty()).collect();
     let keep_histograms = matches!(order, Order::Labels { .. });
-    if grid.n_steps == 1 {
+    if grid.instant {
         match order {
             Order::Value { descending } => {
                 indices.retain(|&at| rows.row(at).has(0));
                 let value = |at: usize| rows.row(at).values[0];
+                // Go's insertion sort turns NaNs around.
+                if indices.len() <= 12 {
+                    indices.reverse();
+                    indices.sort_by_key(|&at| !value(at).is_nan());
+                    let n_nan = indices.iter().filter(|&&at| value(at).is_nan()).count();
+                    indices[n_nan..].reverse();
+                }
                 indices.sort_by(|&a, &b| by_value(value(a), value(b), *descending));
             }
             Order::Labels { names, descending } => {
@@ -45,10 +52,23 @@ pub(crate) fn sort(
             }
         }
     }
+    let series = indices.iter().map(|&at| series[at]).collect();
+    let rows = in_order(cx, &grid, &rows, &indices, keep_histograms)?;
+    Ok(Kept { grid, series, rows, at: 0, notes: inner.finish() })
+}
+
+/// Copies of some rows, in their order.
+pub(crate) fn in_order(
+    cx: &Cx<'_>,
+    grid: &Grid,
+    rows: &Rows,
+    indices: &[usize],
+    keep_histograms: bool,
+) -> Result<Rows, QueryError> {
     let mut sorted = Rows::default();
-    let per_batch = cx.rows_per_batch(&grid);
+    let per_batch = cx.rows_per_batch(grid);
     for (chunk_at, chunk) in indices.chunks(per_batch).enumerate() {
-        let mut batch = Batch::new(cx, &grid, chunk_at * per_batch, chunk.len())?;
+        let mut batch = Batch::new(cx, grid, chunk_at * per_batch, chunk.len())?;
         for (row, &at) in chunk.iter().enumerate() {
             let mut source = rows.row(at);
             if !keep_histograms {
@@ -58,8 +78,7 @@ pub(crate) fn sort(
         }
         sorted.push(batch);
     }
-    let series = indices.iter().map(|&at| series[at]).collect();
-    Ok(Box::new(Kept { grid, series, rows: sorted, at: 0, notes: inner.finish() }))
+    Ok(sorted)
 }
 
 /// NaN goes last either way.

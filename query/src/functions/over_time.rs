@@ -196,7 +196,7 @@ impl WindowFunction for Extreme {
                 column.windows(1).for_each(|(step, ..)| row.set(step, value));
             }
             ColumnValues::Constant(_) => return Ok(false),
-            ColumnValues::Each(values) if sliding::pays(column) => {
+            ColumnValues::Each(values) if sliding::pays(column, sliding::MIN_SAMPLES) => {
                 sliding::extremes(column, values, self.beats, |step, at| {
                     row.set(step, self.result(column.times, values, at));
                 });
@@ -322,7 +322,7 @@ impl WindowFunction for Total {
         let ColumnValues::Each(values) = column.values else {
             return Ok(false);
         };
-        if sliding::pays(column) {
+        if sliding::pays(column, sliding::MIN_SAMPLES_OF_SUM) {
             sliding::sums(column, values, |step, parts, window| {
                 let n = window.len() as f64;
                 let value = match (self.average, parts) {

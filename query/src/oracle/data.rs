@@ -123,8 +123,9 @@ pub(super) struct Reader<'d> {
 }
 
 impl<'d> Reader<'d> {
-    /// Stands on the first sample.
-    fn new(points: &'d [Point], skip_buckets: bool) -> Self {
+    /// Stands on the first sample from `mint` on.
+    fn new(points: &'d [Point], skip_buckets: bool, mint: i64) -> Self {
+        let points = &points[points.partition_point(|point| point.t < mint)..];
         Self { points, at: 0, skip_buckets, last: None }
     }
 
@@ -132,11 +133,13 @@ impl<'d> Reader<'d> {
         self.points.get(self.at).map(|point| point.t)
     }
 
+    /// Upstream forgets what it has read where samples are skipped, and then knows less about resets; what
+    /// stores promise is a hint for every sample but the first.
     fn seek(&mut self, t: i64) {
-        if self.time().is_some_and(|time| t > time) {
-            self.last = None;
-        }
         while self.time().is_some_and(|time| time < t) {
+            if self.skip_buckets {
+                self.read();
+            }
             self.at += 1;
         }
     }
@@ -177,8 +180,8 @@ pub(super) struct Memoized<'d> {
 }
 
 impl<'d> Memoized<'d> {
-    pub(super) fn new(points: &'d [Point], skip_buckets: bool, delta: i64) -> Self {
-        Self { reader: Reader::new(points, skip_buckets), delta, last_time: i64::MIN, previous: None }
+    pub(super) fn new(points: &'d [Point], skip_buckets: bool, mint: i64, delta: i64) -> Self {
+        Self { reader: Reader::new(points, skip_buckets, mint), delta, last_time: i64::MIN, previous: None }
     }
 
     /// Moves to the first sample at `t` or later; whether there is one.
@@ -227,8 +230,13 @@ pub(super) struct Buffered<'d> {
 }
 
 impl<'d> Buffered<'d> {
-    pub(super) fn new(points: &'d [Point], skip_buckets: bool, delta: i64) -> Self {
-        Self { reader: Reader::new(points, skip_buckets), delta, last_time: i64::MIN, buffer: Vec::new() }
+    pub(super) fn new(points: &'d [Point], skip_buckets: bool, mint: i64, delta: i64) -> Self {
+        Self {
+            reader: Reader::new(points, skip_buckets, mint),
+            delta,
+            last_time: i64::MIN,
+            buffer: Vec::new(),
+        }
     }
 
     pub(super) fn reduce_delta(&mut self, delta: i64) {

@@ -182,39 +182,41 @@ impl<'d> Evaluator<'d> {
             Kind::Vector(selector) if selector.smoothed => Ok(self.smoothed(selector, node.span, notes)),
             Kind::Vector(selector) => {
                 let series: Vec<_> = self.cx.data.select(&selector.matchers).collect();
-                self.lookups(&series, selector.skip_buckets, selector.time.offset.get(), None)
+                let at = selector.time.timestamp.map(|_| self.start);
+                self.lookups(&series, selector.skip_buckets, selector.time.offset.get(), at, false)
             }
             Kind::StepInvariant(inner) => self.step_invariant(inner, notes),
         }
     }
 
-    /// Looks back from every step, or from `at` at every step; `at` is given for info metrics, whose samples
-    /// become their times.
+    /// Looks back from every step, or from `at` at every step. Samples of `info` metrics become their times.
     pub(super) fn lookups(
         &mut self,
         series: &[&'d (Rc<Labels>, Vec<Point>)],
         skip_buckets: bool,
         offset: i64,
-        info: Option<Option<i64>>,
+        at: Option<i64>,
+        info: bool,
     ) -> Result<Matrix, String> {
         let lookback = self.cx.lookback;
         let mut matrix = Matrix::new();
         for (labels, points) in series {
-            let mut reader = Memoized::new(points, skip_buckets, lookback);
+            let first = at.unwrap_or(self.start) - offset;
+            let mut reader = Memoized::new(points, skip_buckets, first - lookback + 1, lookback);
             let mut row = Series::new(labels, false);
             for (step, ts) in self.steps().enumerate() {
-                let reference = info.flatten().unwrap_or(ts) - offset;
+                let reference = at.unwrap_or(ts) - offset;
                 let Some(point) = reader.lookup(reference, lookback) else { continue };
                 let n = match &point.value {
                     SampleValue::Float(_) => 1,
-                    SampleValue::Histogram(_) if info.is_some() => {
+                    SampleValue::Histogram(_) if info => {
                         return Err(format!("this should be an info metric, with float samples: {labels}"));
                     }
                     SampleValue::Histogram(histogram) => histogram_samples(histogram),
                 };
                 self.stats.total += n;
                 self.stats.add_read(step, n);
-                let value = if info.is_some() { SampleValue::Float(point.t as f64) } else { point.value };
+                let value = if info { SampleValue::Float(point.t as f64) } else { point.value };
                 row.push(ts, value);
             }
             if row.len() > 0 {
@@ -230,7 +232,8 @@ impl<'d> Evaluator<'d> {
         let mut matrix = Matrix::new();
         for (labels, points) in self.cx.data.select(&selector.matchers) {
             let delta = self.end - self.start + 2 * lookback;
-            let mut reader = Buffered::new(points, selector.skip_buckets, delta);
+            let mint = self.start - offset - lookback + 1;
+            let mut reader = Buffered::new(points, selector.skip_buckets, mint, delta);
             let mut window = Window::default();
             let mut row = Series::new(labels, false);
             for ts in self.steps() {
@@ -259,7 +262,8 @@ impl<'d> Evaluator<'d> {
         let mut matrix = Matrix::new();
         for (labels, points) in self.cx.data.select(&selector.matchers) {
             let mut window = Window::default();
-            let mut reader = Buffered::new(points, selector.skip_buckets, range_ms + before + after);
+            let buffered = range_ms + before + after;
+            let mut reader = Buffered::new(points, selector.skip_buckets, start - before + 1, buffered);
             reader.window(start - before, end + after, &mut window);
             let mut row = Series::new(labels, false);
             if selector.anchored || selector.smoothed {
@@ -331,7 +335,12 @@ impl<'d> Evaluator<'d> {
         if start <= from {
             start += interval;
         }
-        (start, parent_end - offset, interval)
+        let end = match subquery.time.timestamp {
+            // Upstream goes on where the parent does, although all its steps look at the first window.
+            Some(_) => self.start - offset,
+            None => parent_end - offset,
+        };
+        (start, end, interval)
     }
 
     fn run_subquery(
@@ -344,9 +353,9 @@ impl<'d> Evaluator<'d> {
         if end >= start {
             child.stats.read_at = Some(vec![0; child.n_steps()]);
         }
-        if start != self.start {
-            set_offsets(start, &subquery.expr);
-        }
+        // Upstream does not where both start at the same time, and then reads at another time than `@` says if
+        // the subquery has an offset: we do not.
+        set_offsets(start, &subquery.expr);
         let matrix = child.eval(&subquery.expr, notes)?;
         Ok((matrix, child))
     }
@@ -400,7 +409,11 @@ impl<'d> Evaluator<'d> {
                 }
                 Kind::Subquery(subquery) => {
                     let (matrix, child) = self.run_subquery(subquery, notes)?;
-                    self.merge_read(&child, subquery.time.original_offset, subquery.range_ms);
+                    match subquery.time.timestamp {
+                        // Upstream drops what lies before the window of the step, which `@` does not mean.
+                        Some(_) => self.stats.add_read(0, child.stats.read),
+                        None => self.merge_read(&child, subquery.time.original_offset, subquery.range_ms),
+                    }
                     let offset = match subquery.time.timestamp {
                         Some(timestamp) => subquery.time.original_offset + (self.start - timestamp),
                         None => subquery.time.offset.get(),
@@ -431,12 +444,11 @@ impl<'d> Evaluator<'d> {
             );
         let inputs: Vec<&Node> = args.iter().collect();
         let cx = self.cx;
-        let mut state = functions::State::default();
         self.steps_of(None, &inputs, notes, |vectors, _, ts, notes| {
             if sorts_range {
                 notes.add(Annotation::SortInRangeQuery, span);
             }
-            functions::call(cx, function, args, vectors, ts, &mut state, notes)
+            functions::call(cx, function, args, vectors, ts, notes)
         })
     }
 
@@ -450,11 +462,7 @@ impl<'d> Evaluator<'d> {
         let cx = self.cx;
         let mut readers: Vec<(u64, &Rc<Labels>, Memoized<'_>)> = Vec::new();
         for (order, (labels, points)) in cx.data.select(&selector.matchers).enumerate() {
-            readers.push((
-                order as u64,
-                labels,
-                Memoized::new(points, selector.skip_buckets, cx.lookback - 1),
-            ));
+            readers.push((order as u64, labels, Memoized::new(points, false, i64::MIN, cx.lookback - 1)));
         }
         let mut found_at: Vec<u64> = Vec::new();
         let matrix = self.steps_of(None, &[], notes, |_, _, ts, _| {
@@ -542,14 +550,18 @@ impl<'d> Evaluator<'d> {
             let drop_name = drops_name || input_drops_name;
             let out_labels = if drop_name { cx.nameless(labels) } else { Rc::clone(labels) };
             let mut row = Series::new(&out_labels, drop_name);
-            let mut reader = Buffered::new(points, skip_buckets, buffered);
+            let mint = self.start - offset - call.range_ms - before + 1;
+            let mut reader = Buffered::new(points, skip_buckets, mint, buffered);
             let mut window = Window::default();
             for (step, ts) in self.steps().enumerate() {
                 let params: Vec<f64> = scalars.iter().map(|scalar| scalar[0].floats[step].1).collect();
                 let refetch = step == 0 || time.timestamp.is_none();
-                let maxt = ts - offset + after;
+                // Upstream lets the edges of a window move on where its samples are fixed by `@`, which is
+                // seen in parameters of aggregations only: we do not.
+                let end = if time.timestamp.is_some() { self.start } else { ts } - offset;
+                let maxt = end + after;
                 if refetch {
-                    reader.window(ts - offset - call.range_ms - before, maxt, &mut window);
+                    reader.window(end - call.range_ms - before, maxt, &mut window);
                 }
                 if window.floats.is_empty() && window.histograms.is_empty() {
                     continue;
@@ -558,8 +570,8 @@ impl<'d> Evaluator<'d> {
                     call,
                     labels,
                     ts,
-                    start: ts - call.range_ms - offset,
-                    end: ts - offset,
+                    start: end - call.range_ms,
+                    end,
                     anchored,
                     smoothed,
                     uses_start,
@@ -778,8 +790,11 @@ pub(super) fn merge_same_labels(matrix: Matrix) -> Result<Matrix, String> {
     for row in &mut merged {
         row.floats.sort_by_key(|(t, _)| *t);
         row.histograms.sort_by_key(|(t, _)| *t);
-        let floats_meet = row.floats.windows(2).any(|pair| pair[0].0 == pair[1].0);
-        if floats_meet || row.histograms.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        let mut times: Vec<i64> = row.floats.iter().map(|(t, _)| *t).collect();
+        times.extend(row.histograms.iter().map(|(t, _)| *t));
+        times.sort_unstable();
+        // Upstream lets a float and a histogram meet, and shows the histogram: we do not.
+        if times.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(SAME_LABELSET.to_owned());
         }
     }

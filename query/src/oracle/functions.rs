@@ -9,20 +9,14 @@ use super::tree::{Kind, Node};
 use super::{go_int64, go_max, go_min, kahan};
 use crate::annotations::Annotation;
 use crate::calendar::{Date, date_of, days_in_month};
+use crate::functions::math::unary as elementary;
 use crate::parser::Function;
 use crate::value::SampleValue;
 use chronolith_model::re2::Re2;
 use chronolith_model::{FloatHistogram, Labels, METRIC_NAME};
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// What a function remembers from step to step: in which order it has met classic histograms.
-#[derive(Default)]
-pub(super) struct State {
-    numbers: HashMap<Labels, u64>,
-}
 
 /// Calls a function with the samples of one step.
 pub(super) fn call(
@@ -31,7 +25,6 @@ pub(super) fn call(
     args: &[Node],
     vectors: &[Vec<Sample>],
     ts: i64,
-    state: &mut State,
     notes: &mut Notes,
 ) -> Result<Vec<Sample>, String> {
     let scalar = |at: usize| vectors.get(at)?.first()?.float();
@@ -40,23 +33,27 @@ pub(super) fn call(
         Function::Abs => math(&f64::abs),
         Function::Ceil => math(&f64::ceil),
         Function::Floor => math(&f64::floor),
-        Function::Exp => math(&f64::exp),
+        // Elementary functions are not what is compared: last digits depend on the library.
+        Function::Exp
+        | Function::Ln
+        | Function::Log2
+        | Function::Log10
+        | Function::Sin
+        | Function::Cos
+        | Function::Tan
+        | Function::Asin
+        | Function::Acos
+        | Function::Atan
+        | Function::Sinh
+        | Function::Cosh
+        | Function::Tanh
+        | Function::Asinh
+        | Function::Acosh
+        | Function::Atanh => {
+            let f = elementary(function).ok_or("no elementary function")?;
+            math(&f)
+        }
         Function::Sqrt => math(&f64::sqrt),
-        Function::Ln => math(&f64::ln),
-        Function::Log2 => math(&f64::log2),
-        Function::Log10 => math(&f64::log10),
-        Function::Sin => math(&f64::sin),
-        Function::Cos => math(&f64::cos),
-        Function::Tan => math(&f64::tan),
-        Function::Asin => math(&f64::asin),
-        Function::Acos => math(&f64::acos),
-        Function::Atan => math(&f64::atan),
-        Function::Sinh => math(&f64::sinh),
-        Function::Cosh => math(&f64::cosh),
-        Function::Tanh => math(&f64::tanh),
-        Function::Asinh => math(&f64::asinh),
-        Function::Acosh => math(&f64::acosh),
-        Function::Atanh => math(&f64::atanh),
         Function::Rad => math(&|v| v * std::f64::consts::PI / 180.0),
         Function::Deg => math(&|v| v * 180.0 / std::f64::consts::PI),
         Function::Sgn => math(&|v| {
@@ -129,8 +126,8 @@ pub(super) fn call(
         Function::HistogramQuantile => {
             let q = scalar(0).unwrap_or(f64::NAN);
             validate_quantile(q, &args[0], notes);
-            let split = split(cx, &vectors[1], &args[1], state, notes);
-            Ok(quantiles(cx, &split, q, None, &args[1], ts, notes))
+            let mut split = split(cx, &vectors[1], &args[1], notes);
+            Ok(quantiles(cx, &mut split, q, None, &args[1], ts, notes))
         }
         Function::HistogramQuantiles => {
             let Kind::String(label) = &args[1].kind else {
@@ -141,10 +138,10 @@ pub(super) fn call(
             for (q, arg) in qs.iter().zip(&args[2..]) {
                 validate_quantile(*q, arg, notes);
             }
-            let split = split(cx, &vectors[0], &args[0], state, notes);
+            let mut split = split(cx, &vectors[0], &args[0], notes);
             let mut out = Vec::new();
             for (at, q) in qs.into_iter().enumerate() {
-                let found = quantiles(cx, &split, q, Some(&label), &args[0], ts, notes);
+                let found = quantiles(cx, &mut split, q, Some(&label), &args[0], ts, notes);
                 let place = (at as u64) << 44;
                 out.extend(found.into_iter().map(|sample| Sample { order: sample.order + place, ..sample }));
             }
@@ -152,7 +149,7 @@ pub(super) fn call(
         }
         Function::HistogramFraction => {
             let (lower, upper) = (scalar(0).unwrap_or(f64::NAN), scalar(1).unwrap_or(f64::NAN));
-            let split = split(cx, &vectors[2], &args[2], state, notes);
+            let split = split(cx, &vectors[2], &args[2], notes);
             let mut out = Vec::new();
             for (sample, histogram) in &split.native {
                 let name = sample.labels.metric_name();
@@ -328,7 +325,7 @@ struct Split {
 }
 
 /// Source: Prometheus v3.14, `promql/engine.go`, `resetHistograms`.
-fn split(cx: &Cx<'_>, vector: &[Sample], arg: &Node, state: &mut State, notes: &mut Notes) -> Split {
+fn split(cx: &Cx<'_>, vector: &[Sample], arg: &Node, notes: &mut Notes) -> Split {
     let mut split = Split { native: Vec::new(), classic: Vec::new() };
     let shown = |sample: &Sample| -> Arc<str> {
         if cx.delayed { sample.labels.metric_name().into() } else { "".into() }
@@ -351,11 +348,7 @@ fn split(cx: &Cx<'_>, vector: &[Sample], arg: &Node, state: &mut State, notes: &
         let bucket = Bucket { upper, count: sample.float().unwrap_or(0.0) };
         match split.classic.iter_mut().find(|(found, ..)| **found == labels) {
             Some((_, _, buckets)) => buckets.push(bucket),
-            None => {
-                let next = state.numbers.len() as u64;
-                let order = RIGHT + *state.numbers.entry(labels.clone()).or_insert(next);
-                split.classic.push((Rc::new(labels), order, vec![bucket]));
-            }
+            None => split.classic.push((Rc::new(labels), sample.order, vec![bucket])),
         }
     }
     for (sample, histogram) in native {
@@ -371,12 +364,9 @@ fn split(cx: &Cx<'_>, vector: &[Sample], arg: &Node, state: &mut State, notes: &
     split
 }
 
-/// Classic histograms stand behind native ones.
-const RIGHT: u64 = 1 << 40;
-
 fn quantiles(
     cx: &Cx<'_>,
-    split: &Split,
+    split: &mut Split,
     q: f64,
     label: Option<&str>,
     arg: &Node,
@@ -396,8 +386,8 @@ fn quantiles(
         let value = SampleValue::Float(quantile::histogram_quantile(q, histogram, name, arg.span, notes));
         out.push(Sample { labels: named(&sample.labels), value, drop_name: true, ..sample.clone() });
     }
-    for (labels, order, buckets) in &split.classic {
-        let (value, forced) = quantile::bucket_quantile(q, buckets.clone());
+    for (labels, order, buckets) in &mut split.classic {
+        let (value, forced) = quantile::bucket_quantile(q, buckets);
         if let Some((min_bucket, max_bucket, max_diff)) = forced {
             let name = if cx.delayed { labels.metric_name() } else { "" }.into();
             let note = Annotation::HistogramQuantileForcedMonotonicity {

@@ -156,7 +156,7 @@ impl World {
             _ => 60 + rng.below(80),
         } as i64;
         // The end need not be a step.
-        let rest = if rng.chance(70) || n_steps == 1 { 0 } else { rng.below(interval as usize) as i64 };
+        let rest = if rng.chance(70) { 0 } else { rng.below(interval as usize) as i64 };
         (start, start + (n_steps - 1) * interval + whole(rest), interval, true)
     }
 }

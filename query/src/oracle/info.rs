@@ -49,7 +49,7 @@ pub(super) fn eval(
         });
         found = series.collect();
     }
-    let info = evaluator.lookups(&found, false, offset, Some(at))?;
+    let info = evaluator.lookups(&found, false, offset, at, true)?;
     let combined = Combined { ignored: &ignored, data: &data };
     evaluator.series_of(|ts| {
         let (base, _) = Evaluator::gather(&base, ts);

@@ -27,7 +27,7 @@ struct Forced {
 }
 
 impl Notes {
-    /// Adds one. The place shown is that of the last one, but that of the first for forced monotonicity.
+    /// Adds one. The place shown is that of the last one, but that of the first for those that are counted.
     pub(super) fn add(&mut self, annotation: Annotation, span: Span) {
         let forced = match annotation {
             Annotation::HistogramQuantileForcedMonotonicity {
@@ -47,7 +47,9 @@ impl Notes {
         };
         note.count += 1;
         let (Some(old), Some(new)) = (&mut note.forced, forced) else {
-            note.span = span;
+            if !matches!(annotation, Annotation::StartTimeOverlap(_)) {
+                note.span = span;
+            }
             return;
         };
         old.times = (old.times.0.min(new.times.0), old.times.1.max(new.times.1));

@@ -36,7 +36,7 @@ pub(super) fn quantile(q: f64, values: &mut [f64]) -> f64 {
 }
 
 /// Sorted by bound, equal bounds added up.
-fn sorted(mut buckets: Vec<Bucket>) -> Option<Vec<Bucket>> {
+fn sort(buckets: &mut Vec<Bucket>) -> Option<()> {
     // As Go sorts up to 12 items: with a bound that is NaN the outcome depends on the algorithm.
     for i in 1..buckets.len() {
         let mut j = i;
@@ -49,17 +49,19 @@ fn sorted(mut buckets: Vec<Bucket>) -> Option<Vec<Bucket>> {
         return None;
     }
     let mut coalesced: Vec<Bucket> = Vec::new();
-    for bucket in buckets {
+    for bucket in buckets.drain(..) {
         match coalesced.last_mut() {
             Some(last) if last.upper == bucket.upper => last.count += bucket.count,
             _ => coalesced.push(bucket),
         }
     }
-    Some(coalesced)
+    *buckets = coalesced;
+    Some(())
 }
 
-/// The quantile, and, if counts had to be raised, from and to which bound, and by how much at most.
-pub(super) fn bucket_quantile(q: f64, buckets: Vec<Bucket>) -> (f64, Option<(f64, f64, f64)>) {
+/// The quantile, and, if counts had to be raised, from and to which bound, and by how much at most. They stay
+/// raised.
+pub(super) fn bucket_quantile(q: f64, buckets: &mut Vec<Bucket>) -> (f64, Option<(f64, f64, f64)>) {
     if q.is_nan() {
         return (f64::NAN, None);
     }
@@ -69,8 +71,10 @@ pub(super) fn bucket_quantile(q: f64, buckets: Vec<Bucket>) -> (f64, Option<(f64
     if q > 1.0 {
         return (f64::INFINITY, None);
     }
-    let Some(mut buckets) = sorted(buckets) else { return (f64::NAN, None) };
-    let forced = make_monotonic(&mut buckets);
+    if sort(buckets).is_none() {
+        return (f64::NAN, None);
+    }
+    let forced = make_monotonic(buckets);
     if buckets.len() < 2 {
         return (f64::NAN, forced);
     }
@@ -137,8 +141,10 @@ fn make_monotonic(buckets: &mut [Bucket]) -> Option<(f64, f64, f64)> {
     forced.then_some((min, max, max_diff))
 }
 
-pub(super) fn bucket_fraction(lower: f64, upper: f64, buckets: Vec<Bucket>) -> f64 {
-    let Some(buckets) = sorted(buckets) else { return f64::NAN };
+pub(super) fn bucket_fraction(lower: f64, upper: f64, mut buckets: Vec<Bucket>) -> f64 {
+    if sort(&mut buckets).is_none() {
+        return f64::NAN;
+    }
     let count = buckets[buckets.len() - 1].count;
     if count == 0.0 || lower.is_nan() || upper.is_nan() {
         return f64::NAN;
@@ -265,9 +271,12 @@ pub(super) fn histogram_quantile(
     } else {
         rank = count - rank;
     }
+    let mut bucket_count = bucket_count;
     if h.sum.is_nan() {
+        // The last bucket takes the place of the one that was found: that is what upstream does.
         for next in rest {
             count += next.count;
+            (lower, upper, bucket_count) = (next.lower, next.upper, next.count);
         }
         if count < h.count {
             notes.add(Annotation::NativeHistogramQuantileNanSkew(name.into()), span);

@@ -317,8 +317,8 @@ const fn depends_on_time(function: Function) -> bool {
     )
 }
 
-/// Whether the value is the same at every step, and whether the node is to be wrapped as such. Parameters of
-/// aggregations are not looked at, so `@ start()` has no meaning in them.
+/// Whether the value is the same at every step, and whether the node is to be wrapped as such. Of an aggregation
+/// only the vector counts.
 fn invariance(node: &mut Node, frame: Frame) -> (bool, bool) {
     match &mut node.kind {
         Kind::Vector(selector) => {
@@ -329,6 +329,9 @@ fn invariance(node: &mut Node, frame: Frame) -> (bool, bool) {
             unwrap_parens(expr);
             if let Some(param) = param {
                 unwrap_parens(param);
+                // Upstream does not look at parameters: `@ start()` means nothing in them, and other fixed
+                // times move on with the steps. We do, and evaluate them at every step all the same.
+                invariance(param, frame);
             }
             invariance(expr, frame)
         }

@@ -47,6 +47,10 @@ impl fmt::Display for Plan {
                     writeln!(f, "negate")?;
                     vec![inner]
                 }
+                PlanKind::Plus(inner) => {
+                    writeln!(f, "plus")?;
+                    vec![inner]
+                }
                 PlanKind::Invariant(inner) => {
                     writeln!(f, "once")?;
                     vec![inner]

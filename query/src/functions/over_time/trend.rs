@@ -3,6 +3,7 @@
 use crate::annotations::Annotation;
 use crate::error::QueryError;
 use crate::functions::{FloatPoints, SeriesNotes, Window, WindowFunction};
+use crate::go_format::format_fixed;
 use crate::value::SampleValue;
 use chronolith_model::histogram::kahan_increment;
 
@@ -97,7 +98,8 @@ impl WindowFunction for Smoothing {
         let check = |what: &str, name: &str, factor: f64| {
             if factor <= 0.0 || factor >= 1.0 {
                 return Err(QueryError::execution(format!(
-                    "invalid {what} factor. Expected: 0 < {name} < 1, got: {factor:.6}"
+                    "invalid {what} factor. Expected: 0 < {name} < 1, got: {}",
+                    format_fixed(factor, 6)
                 )));
             }
             Ok(())

@@ -2,8 +2,10 @@
 
 use crate::annotations::{Annotation, HistogramOperation};
 use crate::functions::{HistogramPoints, SeriesNotes};
+use chronolith_model::histogram::{IncompatibleSchema, Reconciled};
 use chronolith_model::{CounterResetHint, FloatHistogram};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The last histogram of a window less the first, plus what was counted before each reset; a gauge, compacted.
 /// `None`, with a note, if layouts do not fit. There are at least two histograms.
@@ -17,8 +19,11 @@ pub(super) fn difference(
     let HistogramPoints { times, values, starts } = points;
     let (first, last) = (&*values[0], &*values[values.len() - 1]);
     let is_gauge = |h: &FloatHistogram| h.counter_reset_hint == CounterResetHint::Gauge;
+    // Upstream forgets these where it finds in the middle that layouts do not fit.
+    let mut own: Vec<Annotation> = Vec::new();
+    let name = notes.symbols.resolve(notes.name);
     if is_counter && (is_gauge(first) || is_gauge(last)) {
-        notes.named(Annotation::NativeHistogramNotCounter);
+        own.push(Annotation::NativeHistogramNotCounter(Arc::clone(&name)));
     }
     let start_reset = |i: usize| {
         !starts.is_empty() && super::is_start_reset(starts[i - 1], times[i - 1], starts[i], times[i])
@@ -35,6 +40,7 @@ pub(super) fn difference(
     }
     let custom = previous.uses_custom_buckets();
     if last.uses_custom_buckets() != custom {
+        own.into_iter().for_each(|note| notes.add(note));
         notes.named(Annotation::MixedExponentialCustomHistograms);
         return None;
     }
@@ -42,7 +48,7 @@ pub(super) fn difference(
     if is_counter {
         for h in &values[1..values.len() - 1] {
             if is_gauge(h) {
-                notes.named(Annotation::NativeHistogramNotCounter);
+                own.push(Annotation::NativeHistogramNotCounter(Arc::clone(&name)));
             }
             schema = schema.min(h.schema);
             if h.uses_custom_buckets() != custom {
@@ -54,26 +60,37 @@ pub(super) fn difference(
 
     let mut result = last.clone();
     result.reduce_resolution(schema);
-    sub(&mut result, &previous, notes)?;
+    let mut note_bounds = |result: Result<Reconciled, IncompatibleSchema>, operation| match result {
+        Ok(reconciled) => {
+            if reconciled.custom_bounds {
+                own.push(Annotation::MismatchedCustomBuckets(operation));
+            }
+            Some(())
+        }
+        Err(_) => {
+            notes.named(Annotation::MixedExponentialCustomHistograms);
+            None
+        }
+    };
+    note_bounds(result.sub(&previous), HistogramOperation::Sub)?;
     if is_counter {
         let mut overlap = false;
         for i in 1..values.len() {
             if !starts.is_empty() {
                 overlap |= super::starts_overlap(starts[i - 1], times[i - 1], starts[i]);
             }
-            if (start_reset(i) || values[i].detect_reset(&previous))
-                && !add(&mut result, &previous, HistogramOperation::Add, notes)
-            {
-                return None;
+            if start_reset(i) || values[i].detect_reset(&previous) {
+                note_bounds(result.add(&previous), HistogramOperation::Add)?;
             }
             previous = Cow::Borrowed(&*values[i]);
         }
         if overlap {
-            notes.named(Annotation::StartTimeOverlap);
+            own.push(Annotation::StartTimeOverlap(name));
         }
     } else if !is_gauge(first) || !is_gauge(last) {
-        notes.named(Annotation::NativeHistogramNotGauge);
+        own.push(Annotation::NativeHistogramNotGauge(name));
     }
+    own.into_iter().for_each(|note| notes.add(note));
     result.counter_reset_hint = CounterResetHint::Gauge;
     result.compact();
     Some(result)

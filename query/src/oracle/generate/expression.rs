@@ -501,7 +501,8 @@ impl Writer<'_> {
             }
             Function::Info => {
                 let vector = self.vector(depth.min(1));
-                match self.rng.below(6) {
+                match self.rng.below(7) {
+                    6 => format!("info({vector}, {{__name__=~\"mixed|target_info\"}})"),
                     0..3 => format!("info({vector})"),
                     3 => format!("info({vector}, {{version=~\".+\"}})"),
                     4 => format!("info({vector}, {{__name__=~\".+_info\"}})"),
