@@ -146,7 +146,7 @@ fn collect<'p>(plan: &'p Plan, grid: Grid, lookback_ms: i64, reads: &mut Vec<Rea
             collect(lhs, grid, lookback_ms, reads);
             collect(rhs, grid, lookback_ms, reads);
         }
-        PlanKind::Negate(inner) => collect(inner, grid, lookback_ms, reads),
+        PlanKind::Negate(inner) | PlanKind::Plus(inner) => collect(inner, grid, lookback_ms, reads),
         PlanKind::Invariant(inner) => collect(inner, Grid::instant(grid.start), lookback_ms, reads),
     }
 }

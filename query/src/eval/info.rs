@@ -226,6 +226,8 @@ struct Infos {
     groups: HashMap<Key, Group>,
     /// Metric names, sorted as text.
     names: Vec<Symbol>,
+    /// Several newest samples: the first step at which there are, and what to say.
+    error: Option<(usize, String)>,
 }
 
 impl Infos {
@@ -282,12 +284,9 @@ impl Infos {
                 }
             }
         }
-        if let Some((_, text)) = error {
-            return Err(QueryError::execution(text));
-        }
         let by_text: BTreeMap<Arc<str>, Symbol> =
             groups.keys().map(|key| (cx.store.symbols.resolve(key[0]), key[0])).collect();
-        Ok(Self { labels, groups, names: by_text.into_values().collect() })
+        Ok(Self { labels, groups, names: by_text.into_values().collect(), error })
     }
 }
 
@@ -318,6 +317,9 @@ fn enrich(
     let may_miss = request.data.iter().all(Matcher::matches_empty);
     let mut out_series = Vec::new();
     let mut out_rows = Rows::default();
+    // The error Prometheus would have met first: at a step the info series are looked at before any other.
+    let mut first_error =
+        infos.error.as_ref().map(|(step, text)| ((*step, 0), QueryError::execution(text.as_str())));
     for (index, series) in base.series.iter().enumerate() {
         let row = base.rows.row(index);
         if base.ignored[index] {
@@ -342,7 +344,16 @@ fn enrich(
                     let labels = if winners.is_empty() && !may_miss {
                         None
                     } else {
-                        Some(enriched(cx, series.labels, &pairs, infos, &winners, request)?)
+                        match enriched(cx, series.labels, &pairs, infos, &winners, request) {
+                            Ok(labels) => Some(labels),
+                            Err(error) => {
+                                let place = (step, 1 + index);
+                                if first_error.as_ref().is_none_or(|(first, _)| place < *first) {
+                                    first_error = Some((place, error));
+                                }
+                                break;
+                            }
+                        }
                     };
                     let part = labels.map(|labels| {
                         parts.iter().position(|(known, _)| *known == labels).unwrap_or_else(|| {
@@ -367,7 +378,10 @@ fn enrich(
             parts.iter().map(|(labels, _)| OutSeries { labels: *labels, ..*series }).collect();
         push(&mut out_series, &mut out_rows, batch, &new)?;
     }
-    Ok((out_series, out_rows))
+    match first_error {
+        Some((_, error)) => Err(error),
+        None => Ok((out_series, out_rows)),
+    }
 }
 
 fn push(

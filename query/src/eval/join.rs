@@ -127,8 +127,8 @@ pub(crate) struct Join {
     series: Vec<OutSeries>,
     any_many: Vec<u64>,
     any_one: Vec<u64>,
-    /// Duplicates on the one side, one a step: step, key, the two rows.
-    duplicates: Vec<(usize, u32, usize, usize)>,
+    /// Duplicates on the one side, by step the first that is met: key and the two rows.
+    duplicates: BTreeMap<usize, (u32, usize, usize)>,
     /// Steps at which output with these labels was made for a key.
     matched: HashMap<(u32, Option<LabelSetId>), Vec<u64>>,
     /// At each step only the annotation of the last series survives.
@@ -205,7 +205,7 @@ impl Join {
             series: Vec::new(),
             any_many: vec![0; grid.n_words()],
             any_one: vec![0; grid.n_words()],
-            duplicates: Vec::new(),
+            duplicates: BTreeMap::new(),
             matched: HashMap::new(),
             last_notes: BTreeMap::new(),
             error: FirstError::default(),
@@ -283,7 +283,6 @@ impl Join {
         }
         let n_steps = self.grid.n_steps;
         let mut any = vec![0; self.grid.n_words()];
-        let mut told = vec![0; self.grid.n_words()];
         for (number, key) in self.keys.iter_mut().enumerate().filter(|(_, key)| key.ones.len() > 1) {
             self.charge.add_bytes(n_steps * 4)?;
             let mut owners = vec![FILL; n_steps];
@@ -294,11 +293,12 @@ impl Join {
                 any.fill(0);
                 self.one_rows.row(one as usize).mark_any(&mut any);
                 for step in bits(&any) {
-                    // One a step is told: the first that is found.
-                    if owners[step] != FILL && !get_bit(&told, step) {
+                    if owners[step] != FILL {
                         let (first, second) = (owners[step] as usize, one as usize);
-                        self.duplicates.push((step, number as u32, first, second));
-                        set_bit(&mut told, step);
+                        let told = self.duplicates.entry(step).or_insert((number as u32, first, second));
+                        if second < told.2 {
+                            *told = (number as u32, first, second);
+                        }
                     }
                     owners[step] = one;
                 }
@@ -519,7 +519,7 @@ impl Join {
     fn raise(&mut self, cx: &Cx<'_>) -> Result<(), QueryError> {
         let VectorMatching { on: _, fill_lhs, fill_rhs, cardinality, .. } = &self.operation.matching;
         let filled = fill_lhs.is_some() || fill_rhs.is_some();
-        for &(step, key, first, second) in &self.duplicates {
+        for (&step, &(key, first, second)) in &self.duplicates {
             if !filled && !get_bit(&self.any_many, step) {
                 continue;
             }

@@ -94,7 +94,12 @@ impl WindowFunction for Simple {
                 SampleValue::Float(first as f64 / 1000.0)
             }
             Self::TsOfLast => {
-                let last = f.into_iter().chain(h).map(|(_, last)| last).max().unwrap_or(0);
+                let last = match (f, h) {
+                    (Some((_, f)), Some((_, h))) => f.max(h),
+                    // In Prometheus a kind of samples that is not there counts as if it ended in 1970.
+                    (Some((_, last)), None) | (None, Some((_, last))) => last.max(0),
+                    (None, None) => 0,
+                };
                 SampleValue::Float(last as f64 / 1000.0)
             }
         }))
@@ -119,7 +124,7 @@ impl WindowFunction for Simple {
                     Self::First => value_at(low),
                     Self::Last => value_at(high - 1),
                     Self::TsOfFirst => column.times[low] as f64 / 1000.0,
-                    Self::TsOfLast => column.times[high - 1] as f64 / 1000.0,
+                    Self::TsOfLast => column.times[high - 1].max(0) as f64 / 1000.0,
                 },
             );
         }
