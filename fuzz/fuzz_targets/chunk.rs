@@ -18,9 +18,17 @@ fuzz_target!(|data: &[u8]| {
     match selector % 8 {
         0 => {
             let mut values = Vec::new();
-            if column::decode(bytes, count, &mut values).is_ok() {
+            let is_column = column::decode(bytes, count, &mut values).is_ok();
+            let positions: Vec<u32> = (0..count as u32).step_by(1 + count / 7).collect();
+            let mut some = Vec::new();
+            let is_some = column::decode_at(bytes, count, &positions, &mut some).is_ok();
+            if is_column {
                 assert_eq!(values.len(), count);
+                assert!(is_some);
+                let is_same = |(&at, value): (&u32, &f64)| values[at as usize].to_bits() == value.to_bits();
+                assert!(positions.iter().zip(&some).all(is_same));
             }
+            let _ = column::decode_staleness(bytes, count, &mut Vec::new());
             if let Some(constant) = column::constant(bytes)
                 && column::decode(bytes, count, { values.clear(); &mut values }).is_ok()
             {
@@ -75,7 +83,7 @@ fn any_histograms(bytes: &[u8], count: usize) {
     for kind in [ChunkKind::Float, ChunkKind::IntHistogram, ChunkKind::FloatHistogram] {
         for need in [HistogramNeed::None, HistogramNeed::Full] {
             let mut histograms = Vec::new();
-            if histogram::decode(bytes, kind, count, need, &mut histograms).is_err() {
+            if histogram::decode(bytes, kind, histogram::Rows::all(count), need, &mut histograms).is_err() {
                 continue;
             }
             assert_eq!(histograms.len(), count);
@@ -118,7 +126,7 @@ fn check_histograms(histograms: &[Arc<Histogram>]) {
         let (mut encoded, mut decoded) = (Vec::new(), Vec::new());
         histogram::encode(histograms, effort, &mut encoded);
         let kind = histogram::kind(&histograms[0]);
-        histogram::decode(&encoded, kind, histograms.len(), HistogramNeed::Full, &mut decoded)
+        histogram::decode(&encoded, kind, histogram::Rows::all(histograms.len()), HistogramNeed::Full, &mut decoded)
             .expect("own encoding decodes");
         assert_eq!(logged(&decoded), logged(histograms));
     }

@@ -12,6 +12,7 @@ pub const fn stale_nan() -> f64 {
 }
 
 /// Whether `value` is the staleness marker. Compares bits: other NaNs are ordinary values.
+#[inline]
 pub const fn is_stale(value: f64) -> bool {
     value.to_bits() == STALE_NAN_BITS
 }

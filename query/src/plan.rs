@@ -105,6 +105,14 @@ impl Plan {
             _ => None,
         }
     }
+
+    /// Notes that what is above does not look at values. Only selectors gain; their histograms are read all the
+    /// same, because statistics count their size.
+    fn want_presence(&mut self) {
+        if let PlanKind::Select(selector) = &mut self.kind {
+            selector.presence = selector.extension == Extension::None;
+        }
+    }
 }
 
 /// Which samples a selector reads.
@@ -119,6 +127,8 @@ pub(crate) struct Selector {
     pub(crate) span: Span,
     /// Whether count, sum and hints of histograms are enough.
     pub(crate) histogram_stats: bool,
+    /// Whether it is enough to know that there is a sample, whatever its value.
+    pub(crate) presence: bool,
 }
 
 /// A plan and how it may be wrapped.
@@ -208,7 +218,10 @@ impl Planner<'_> {
     }
 
     fn aggregate(&self, expr: &Expr, aggregate: &Aggregate, path: Path) -> Result<Prepared, QueryError> {
-        let Prepared { plan: inner, invariant, wrap } = self.prepare(&aggregate.expr, path)?;
+        let Prepared { plan: mut inner, invariant, wrap } = self.prepare(&aggregate.expr, path)?;
+        if matches!(aggregate.op, AggregateOp::Count | AggregateOp::Group) {
+            inner.want_presence();
+        }
         // Whether the whole is invariant is asked of its vector alone.
         let param = match &aggregate.param {
             Some(param) => Some(Box::new(self.prepare(param, path)?.plan)),
@@ -240,8 +253,11 @@ impl Planner<'_> {
             }
             _ => {}
         }
-        let args: Vec<Prepared> =
+        let mut args: Vec<Prepared> =
             call.args.iter().map(|arg| self.prepare(arg, path)).collect::<Result<_, _>>()?;
+        if function == Function::Absent {
+            args.iter_mut().for_each(|arg| arg.plan.want_presence());
+        }
         let all_invariant = args.iter().all(|arg| arg.invariant);
         let timestamp_of_selector = function == Function::Timestamp
             && args.iter().all(|arg| matches!(arg.plan.kind, PlanKind::Select(_)));
@@ -339,6 +355,7 @@ impl Planner<'_> {
                 (false, false) => Extension::None,
             },
             histogram_stats: path.histogram_stats && !path.histogram_buckets,
+            presence: false,
         })
     }
 
@@ -364,7 +381,10 @@ impl Planner<'_> {
     }
 }
 
-fn combine(span: Span, link: &Binary, lhs: Prepared, rhs: Prepared) -> Prepared {
+fn combine(span: Span, link: &Binary, lhs: Prepared, mut rhs: Prepared) -> Prepared {
+    if matches!(link.op, BinaryOp::And | BinaryOp::Unless) {
+        rhs.plan.want_presence();
+    }
     let scalar = lhs.plan.value_type == ValueType::Scalar && rhs.plan.value_type == ValueType::Scalar;
     let value_type = if scalar { ValueType::Scalar } else { ValueType::Vector };
     if let (&PlanKind::Number(a), &PlanKind::Number(b)) = (&lhs.plan.kind, &rhs.plan.kind) {
@@ -401,4 +421,30 @@ fn depends_on_step(function: Function) -> bool {
             | Function::Time
             | Function::Timestamp
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presence_is_enough_where_values_are_not_looked_at() {
+        let times = Times { start: 0, end: 60_000, interval_ms: 15_000, default_subquery_step_ms: 60_000 };
+        let selectors = |text: &str| -> Vec<bool> {
+            let expr =
+                crate::parser::parse_expr(text, crate::parser::ParserOptions::default()).expect("it parses");
+            let plan = plan(&expr, &times).expect("it can be planned").to_string();
+            let lines = plan.lines().filter(|line| line.contains("select "));
+            lines.map(|line| line.ends_with(" presence")).collect()
+        };
+        for text in ["count(a)", "group by (x) (a @ 5)", "count((a))", "absent(a)", "absent(a @ end())"] {
+            assert_eq!(selectors(text), [true], "{text}");
+        }
+        for text in ["sum(a)", "count(-a)", "count(a > 0)", "count_values(\"x\", a)", "a", "limitk(1, a)"] {
+            assert_eq!(selectors(text), [false], "{text}");
+        }
+        assert_eq!(selectors("a and b unless on() c"), [false, true, true]);
+        assert_eq!(selectors("a or b"), [false, false]);
+        assert_eq!(selectors("a and (b > 0)"), [false, false]);
+    }
 }

@@ -14,6 +14,7 @@ mod format_examples;
 pub mod index;
 pub mod kv;
 pub mod log;
+mod lookups;
 pub mod metrics;
 pub mod options;
 pub mod part;

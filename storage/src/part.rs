@@ -5,7 +5,7 @@ use crate::error::StorageError;
 use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::histogram::Histogram;
-use chronolith_model::queryable::{Estimate, HistogramNeed, QueryContext};
+use chronolith_model::queryable::{Estimate, HistogramNeed, Lookups, QueryContext};
 use chronolith_model::symbols::Symbol;
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,6 +33,9 @@ pub struct PartRead {
     pub mint: i64,
     /// Last millisecond wanted.
     pub maxt: i64,
+    /// Set if only the last sample at or before each step is wanted; more may come back. Histograms bring
+    /// along what their reset hints depend on.
+    pub lookups: Option<Lookups>,
     /// False: float values may be replaced by a constant; staleness markers are still told apart.
     pub values: bool,
     /// How much of histograms is needed; reset hints need full buckets, so `Stats` reads them too.
@@ -212,6 +215,32 @@ pub struct Run {
 }
 
 impl Run {
+    /// The samples at `positions` of this run, ascending, as runs of neighbours. Values of the new runs are
+    /// numbered among the positions.
+    pub(crate) fn pick(&self, positions: &[u32], runs: &mut Vec<Self>) {
+        let mut n_before = 0;
+        for neighbours in positions.chunk_by(|a, b| a + 1 == *b) {
+            let first = neighbours[0];
+            let of_values =
+                |range: &Range<usize>| range.start + n_before..range.start + n_before + neighbours.len();
+            runs.push(Self {
+                series: self.series,
+                times: self.times.slice(first, neighbours.len() as u32),
+                values: match &self.values {
+                    RunValues::Constant(value) => RunValues::Constant(*value),
+                    RunValues::Floats(range) => RunValues::Floats(of_values(range)),
+                    RunValues::Histograms(range) => RunValues::Histograms(of_values(range)),
+                },
+                start_timestamps: self
+                    .start_timestamps
+                    .as_ref()
+                    .map(|starts| starts[first as usize..first as usize + neighbours.len()].into()),
+                first_of_chunk: self.first_of_chunk || first > 0,
+            });
+            n_before += neighbours.len();
+        }
+    }
+
     fn cut_front(&mut self, n_cut: usize) {
         let from = n_cut as u32;
         self.times = self.times.slice(from, self.times.count - from);

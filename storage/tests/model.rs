@@ -10,6 +10,7 @@ mod support;
 
 use chronolith_model::append::Refusal;
 use chronolith_model::matcher::MatchOp;
+use chronolith_model::queryable::{HistogramNeed, Lookups, Projection, Queryable, Select};
 use chronolith_model::{Labels, Matcher};
 use chronolith_storage::db::Db;
 use chronolith_storage::options::ManualClock;
@@ -235,6 +236,9 @@ impl Run {
                 return Err(format!("{matchers:?} {mint} to {maxt}: {difference}"));
             }
         }
+        for _ in 0..4 {
+            self.check_look_ups()?;
+        }
         self.certain = self.certain.max(self.oldest(self.db()));
         let jobs = support::label_values(self.db(), "job");
         let expected = support::filter(&self.model, &[], self.certain, i64::MAX);
@@ -242,6 +246,39 @@ impl Run {
             return Err(format!("label values lack the job of {labels}"));
         }
         Ok(())
+    }
+
+    /// Reads that ask for less see at each step what a read of everything sees, to the bit.
+    fn check_look_ups(&mut self) -> Result<(), String> {
+        let matchers = self.matchers();
+        let n_steps = if self.random.chance(50) { 1 } else { self.random.below(30) as u32 + 1 };
+        let interval = self.random.below(2 * WINDOW_MS as u64) as i64 + 1;
+        let lookback = self.random.below(3 * WINDOW_MS as u64) as i64 + 1;
+        let start = self.now - self.random.below(6 * WINDOW_MS as u64) as i64;
+        let steps = Lookups { start, interval, n_steps, lookback };
+        let need =
+            [HistogramNeed::None, HistogramNeed::Stats, HistogramNeed::Full][self.random.below(3) as usize];
+        let less = Select {
+            matchers: &matchers,
+            mint: start - lookback + 1,
+            maxt: start + i64::from(n_steps - 1) * interval,
+            lookups: self.random.chance(80).then_some(steps),
+            values: self.random.chance(60),
+            histograms: need,
+            start_timestamps: false,
+            labels: Projection::All,
+        };
+        // Statistics have hints of their own.
+        let histograms = if need == HistogramNeed::None { HistogramNeed::Full } else { need };
+        let all = Select { lookups: None, values: true, histograms, ..less.clone() };
+        let snapshot = self.db().pin().map_err(|error| error.to_string())?;
+        let see =
+            |select| support::look_up(&*snapshot, select, &steps, &less).map_err(|error| error.to_string());
+        let (found, expected) = (see(&less)?, see(&all)?);
+        if found == expected {
+            return Ok(());
+        }
+        Err(format!("{less:?}: steps see {found:#?}, not {expected:#?}"))
     }
 
     /// The limit of retention, from the greatest timestamp that `db` stores. It goes back if that is deleted

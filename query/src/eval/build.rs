@@ -182,7 +182,7 @@ impl Builder<'_, '_> {
             mint: time.at(grid.start) - lookback + 1,
             maxt: time.at(grid.end()) + if smoothed { lookback } else { 0 },
             lookups: (!smoothed).then_some(lookups),
-            values: wanted == Wanted::Value,
+            values: wanted == Wanted::Value && !selector.presence,
             histograms: match (wanted, selector.histogram_stats) {
                 (Wanted::Value, false) => HistogramNeed::Full,
                 (Wanted::Value, true) => HistogramNeed::Stats,

@@ -151,6 +151,7 @@ pub(crate) fn info(
                 extension: Extension::None,
                 span: args[0].span,
                 histogram_stats: false,
+                presence: false,
             };
             let mut operator = builder.select_instant(&selector, place, Wanted::InfoTimestamp)?;
             let rows = cx.drain(&mut *operator)?;

@@ -74,7 +74,10 @@ impl fmt::Display for Selector {
             Extension::Anchored => f.write_str(" anchored")?,
             Extension::Smoothed => f.write_str(" smoothed")?,
         }
-        if self.histogram_stats { f.write_str(" histogram stats") } else { Ok(()) }
+        if self.histogram_stats {
+            f.write_str(" histogram stats")?;
+        }
+        if self.presence { f.write_str(" presence") } else { Ok(()) }
     }
 }
 

@@ -286,6 +286,7 @@ impl Cursor {
             let read = PartRead {
                 mint: i64::MIN,
                 maxt: i64::MAX,
+                lookups: None,
                 values: true,
                 histograms: HistogramNeed::Full,
                 start_timestamps: true,

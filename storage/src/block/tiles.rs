@@ -3,13 +3,16 @@
 
 use super::header::{BlockHeader, SLICE_MS};
 use crate::chunk::bytes::Reader;
+use crate::chunk::histogram::Rows;
 use crate::chunk::tile::{Entry, Tile, TileTimes};
 use crate::chunk::{ChunkError, ChunkKind, MAX_SAMPLES, column, histogram, timestamps};
 use crate::error::StorageError;
 use crate::kv::KvRead;
 use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key};
+use crate::lookups;
 use crate::part::{ColumnSlice, PartRead, Run, RunBuffer, RunValues};
-use chronolith_model::queryable::QueryContext;
+use chronolith_model::histogram::Histogram;
+use chronolith_model::queryable::{HistogramNeed, Lookups, QueryContext};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
@@ -62,6 +65,8 @@ struct Found {
     /// Tiles are in the order of slices, then of keys.
     tile: u32,
     entry: u32,
+    /// Only what look-ups want of it is decoded.
+    in_part: bool,
 }
 
 /// A tile with what its errors are about.
@@ -70,6 +75,8 @@ struct OpenTile {
     tile: Tile,
     /// Times by [`Entry::times_of`].
     times: Vec<Option<ColumnSlice>>,
+    /// What look-ups want of the chunk that is read.
+    positions: Vec<u32>,
 }
 
 impl TileReader {
@@ -124,6 +131,14 @@ impl TileReader {
         let slices = slice(wanted.mint).map_err(not_numbered)?..=slice(wanted.maxt).map_err(not_numbered)?;
         for slice in slices {
             cx.check()?;
+            let start = (i64::from(slice) + self.header.first_slice()) * SLICE_MS;
+            // The first hint of a slice hangs on the one before, wanted or not.
+            let is_skipped = |lookups| {
+                self.header.n_histograms == 0 && !lookups::is_seen(lookups, start, start + SLICE_MS - 1)
+            };
+            if read.lookups.as_ref().is_some_and(is_skipped) {
+                continue;
+            }
             self.find_tiles(slice, wanted.ranks, &mut tiles)?;
         }
         let size_bytes = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -172,6 +187,11 @@ impl TileReader {
             wanted.find(&open.tile, number, &mut found);
         }
         found.sort_unstable();
+        if let Some(lookups) = &read.lookups {
+            narrow(&mut found, &tiles, lookups, read.histograms, |chunk| {
+                deleted(wanted.ranks[(chunk.series - wanted.first_series) as usize]).is_empty()
+            });
+        }
         let columns = self.columns_of(&tiles, &found)?;
         let n_before = out.runs.len();
         let mut n_unchecked = 0;
@@ -216,7 +236,7 @@ impl TileReader {
             StorageError::corrupt(what, error.to_string())
         })?;
         let times = vec![None; tile.entries().len()];
-        Ok(OpenTile { slice, tile, times })
+        Ok(OpenTile { slice, tile, times, positions: Vec::new() })
     }
 
     /// The shared columns that these chunks refer to, from the cache or read together.
@@ -330,7 +350,7 @@ impl Wanted<'_> {
                 let next = tile.entries()[..range.end].get(at + 1);
                 let is_before = next.is_some_and(|next| next.mint <= self.mint);
                 if !is_before && entry.mint <= self.maxt {
-                    found.push(Found { series, tile: number, entry: at as u32 });
+                    found.push(Found { series, tile: number, entry: at as u32, in_part: false });
                 }
             }
         }
@@ -352,7 +372,8 @@ impl OpenTile {
         out: &mut RunBuffer,
     ) -> Result<usize, ChunkError> {
         let times = self.times(chunk, columns)?;
-        let entry = self.entry(chunk);
+        let entry = &self.tile.entries()[chunk.entry as usize];
+        let positions = &mut self.positions;
         let count = entry.count as usize;
         if deleted.iter().any(|&(mint, maxt)| {
             let times = times.times();
@@ -361,19 +382,28 @@ impl OpenTile {
             return Ok(0);
         }
         let bytes = self.tile.values(entry);
+        let is_picked = |lookups| chunk.in_part && lookups::pick(lookups, times.times(), positions);
+        let is_picked = read.lookups.as_ref().is_some_and(is_picked);
+        if is_picked && entry.kind != ChunkKind::Float && read.histograms != HistogramNeed::None {
+            with_those_before(positions, entry.count);
+        }
+        let mut picked = is_picked.then_some(&positions[..]);
         let values = match entry.kind {
-            ChunkKind::Float => match column::constant(bytes) {
-                Some(value) => RunValues::Constant(value),
-                None if !read.values && !column::may_be_stale(bytes) => RunValues::Constant(0.0),
-                None => {
-                    let start = out.values.len();
-                    column::decode(bytes, count, &mut out.values)?;
-                    RunValues::Floats(start..out.values.len())
-                }
-            },
+            ChunkKind::Float => read_floats(bytes, count, picked, read.values, &mut out.values)?,
             kind => {
                 let start = out.histograms.len();
-                histogram::decode(bytes, kind, count, read.histograms, &mut out.histograms)?;
+                let mut rows = Rows { count, positions: picked };
+                histogram::decode(bytes, kind, rows, read.histograms, &mut out.histograms)?;
+                let is_stale = |histogram: &Arc<Histogram>| histogram.is_stale();
+                if picked.is_some()
+                    && read.histograms == HistogramNeed::Stats
+                    && out.histograms[start..].iter().any(is_stale)
+                {
+                    // Statistics are compared with the last one that is no marker, however far back.
+                    out.histograms.truncate(start);
+                    (picked, rows.positions) = (None, None);
+                    histogram::decode(bytes, kind, rows, read.histograms, &mut out.histograms)?;
+                }
                 RunValues::Histograms(start..out.histograms.len())
             }
         };
@@ -392,7 +422,10 @@ impl OpenTile {
             start_timestamps,
             first_of_chunk: entry.first_of_history,
         };
-        push_kept(run, deleted, &mut out.runs);
+        match picked {
+            Some(positions) => run.pick(positions, &mut out.runs),
+            None => push_kept(run, deleted, &mut out.runs),
+        }
         Ok(count)
     }
 
@@ -421,6 +454,78 @@ impl OpenTile {
         self.times[times_of] = Some(times.clone());
         Ok(times)
     }
+}
+
+/// Decides which chunks are read in part for look-ups, and leaves out those that a single look-up does not
+/// need. `is_whole` says that nothing of a chunk's series is deleted: a deleted sample may be the one that is
+/// looked for, so the ones before it have to be there.
+fn narrow(
+    found: &mut Vec<Found>,
+    tiles: &[OpenTile],
+    lookups: &Lookups,
+    need: HistogramNeed,
+    is_whole: impl Fn(&Found) -> bool,
+) {
+    let is_single = lookups.n_steps == 1;
+    let kind = |chunk: &Found| tiles[chunk.tile as usize].entry(*chunk).kind;
+    let (mut kept, mut from) = (0, 0);
+    while from < found.len() {
+        let series = found[from].series;
+        let to = from + found[from..].iter().take_while(|chunk| chunk.series == series).count();
+        let of_series = &mut found[from..to];
+        if is_whole(&of_series[0]) {
+            // Hints of histograms hang on what comes before them, which may be a float or another chunk.
+            let plain = need == HistogramNeed::None || of_series.iter().all(|c| kind(c) == ChunkKind::Float);
+            let histograms = is_single && of_series.iter().all(|chunk| kind(chunk) != ChunkKind::Float);
+            of_series.iter_mut().for_each(|chunk| chunk.in_part = plain || histograms);
+            if plain && is_single {
+                // The last one begins at or before the only step.
+                from = to - 1;
+            }
+        }
+        found.copy_within(from..to, kept);
+        kept += to - from;
+        from = to;
+    }
+    found.truncate(kept);
+}
+
+/// Adds to positions of histograms what their hints hang on, the one before each, and the last of the chunk, on
+/// which the first of the next chunk does.
+fn with_those_before(positions: &mut Vec<u32>, count: u32) {
+    let before: Vec<u32> = positions.iter().filter_map(|position| position.checked_sub(1)).collect();
+    positions.extend(before);
+    positions.push(count - 1);
+    positions.sort_unstable();
+    positions.dedup();
+}
+
+/// The values of a chunk of floats, or those at some positions.
+fn read_floats(
+    bytes: &[u8],
+    count: usize,
+    positions: Option<&[u32]>,
+    wants_values: bool,
+    out: &mut Vec<f64>,
+) -> Result<RunValues, ChunkError> {
+    if let Some(value) = column::constant(bytes) {
+        return Ok(RunValues::Constant(value));
+    }
+    if !wants_values && !column::may_be_stale(bytes) {
+        return Ok(RunValues::Constant(0.0));
+    }
+    let start = out.len();
+    match positions {
+        Some(positions) => column::decode_at(bytes, count, positions, out)?,
+        None if wants_values => column::decode(bytes, count, out)?,
+        None => {
+            column::decode_staleness(bytes, count, out)?;
+            if out.len() == start {
+                return Ok(RunValues::Constant(0.0));
+            }
+        }
+    }
+    Ok(RunValues::Floats(start..out.len()))
 }
 
 /// Appends what deleted ranges leave of a run.

@@ -353,6 +353,108 @@ fn decode_integers(
     Ok(())
 }
 
+/// Appends the values at some positions of a column of `count`, ascending and below it; what lies behind the
+/// last of them is not looked at.
+///
+/// # Errors
+/// [`ChunkError`] if `bytes` hold no such column; `out` is then as before.
+pub fn decode_at(
+    bytes: &[u8],
+    count: usize,
+    positions: &[u32],
+    out: &mut Vec<f64>,
+) -> Result<(), ChunkError> {
+    let at = out.len();
+    let result = decode_column_at(bytes, count, positions, out);
+    if result.is_err() {
+        out.truncate(at);
+    }
+    result
+}
+
+fn decode_column_at(
+    bytes: &[u8],
+    count: usize,
+    positions: &[u32],
+    out: &mut Vec<f64>,
+) -> Result<(), ChunkError> {
+    let mut reader = Reader::new(bytes);
+    let head = reader.u8()?;
+    match head {
+        CONSTANT => {
+            let value = f64::from_bits(reader.u64()?);
+            out.extend(positions.iter().map(|_| value));
+            Ok(())
+        }
+        VERBATIM => {
+            let (words, _) = reader.take(count * 8)?.as_chunks::<8>();
+            out.extend(positions.iter().map(|&at| f64::from_be_bytes(words[at as usize])));
+            Ok(())
+        }
+        head if head & INTEGERS != 0 => decode_integers_at(reader, head, count, positions, out),
+        _ => {
+            let mut all = Vec::new();
+            decode_column(bytes, count, &mut all)?;
+            out.extend(positions.iter().map(|&at| all[at as usize]));
+            Ok(())
+        }
+    }
+}
+
+fn decode_integers_at(
+    mut reader: Reader<'_>,
+    head: u8,
+    count: usize,
+    positions: &[u32],
+    out: &mut Vec<f64>,
+) -> Result<(), ChunkError> {
+    let scale = read_scale(&mut reader, head)?;
+    let map = |number| scale.apply(number);
+    if head & EXCEPTIONS == 0 {
+        return ints::decode_body_at(&mut reader, head, count, positions, map, out);
+    }
+    let exceptions = read_exceptions(&mut reader, count)?;
+    // Integers are numbered without the exceptions among them.
+    let (mut integers, mut wanted) = (Vec::with_capacity(positions.len()), Vec::new());
+    let mut n_before = 0;
+    for (index, &at) in positions.iter().enumerate() {
+        while exceptions.get(n_before).is_some_and(|&(position, _)| position < at as usize) {
+            n_before += 1;
+        }
+        match exceptions.get(n_before) {
+            Some(&(position, bits)) if position == at as usize => wanted.push((index, bits)),
+            _ => integers.push(at - n_before as u32),
+        }
+    }
+    let at = out.len();
+    ints::decode_body_at(&mut reader, head, count - exceptions.len(), &integers, map, out)?;
+    insert_exceptions(&wanted, at, out);
+    Ok(())
+}
+
+/// Appends zeros with the staleness markers of a column of `count` among them, for readers that want no
+/// values, or all values where they have to be looked at. Nothing is appended if there is no marker.
+///
+/// # Errors
+/// [`ChunkError`] if `bytes` hold no such column; `out` is then as before.
+pub fn decode_staleness(bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Result<(), ChunkError> {
+    let mut reader = Reader::new(bytes);
+    let head = reader.u8()?;
+    if head & INTEGERS == 0 {
+        return decode(bytes, count, out);
+    }
+    read_scale(&mut reader, head)?;
+    let exceptions = if head & EXCEPTIONS == 0 { Vec::new() } else { read_exceptions(&mut reader, count)? };
+    let mut stale = exceptions.iter().filter(|(_, bits)| *bits == STALE_NAN_BITS).peekable();
+    if stale.peek().is_none() {
+        return Ok(());
+    }
+    let at = out.len();
+    out.resize(at + count, 0.0);
+    stale.for_each(|&(position, bits)| out[at + position] = f64::from_bits(bits));
+    Ok(())
+}
+
 fn read_scale(reader: &mut Reader<'_>, head: u8) -> Result<Scale, ChunkError> {
     if head & SCALED == 0 {
         return Ok(Scale::One);

@@ -10,6 +10,7 @@ use super::bytes::{Reader, put_prefixed, put_signed, put_varint};
 use super::{ChunkError, ChunkKind, Effort, MAX_SAMPLES, column, ints};
 use chronolith_model::histogram::{CounterResetHint, FloatHistogram, Histogram, IntHistogram, Span};
 use chronolith_model::queryable::HistogramNeed;
+use chronolith_model::sample::{is_stale, stale_nan};
 use std::sync::Arc;
 
 /// A chunk of more than one sample holds at most this many bucket counts and spans, the spans counted
@@ -217,28 +218,87 @@ fn float(histogram: &Histogram) -> &FloatHistogram {
     }
 }
 
-/// Appends `count` histograms. With [`HistogramNeed::None`] they come without spans and buckets.
+/// Which samples of a chunk are decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'p> {
+    /// How many the chunk has.
+    pub count: usize,
+    /// Positions that are wanted, ascending and below `count`; `None` for all.
+    pub positions: Option<&'p [u32]>,
+}
+
+impl Rows<'_> {
+    /// All samples of a chunk.
+    pub const fn all(count: usize) -> Self {
+        Self { count, positions: None }
+    }
+
+    fn len(&self) -> usize {
+        self.positions.map_or(self.count, <[u32]>::len)
+    }
+
+    fn position(&self, index: usize) -> usize {
+        self.positions.map_or(index, |positions| positions[index] as usize)
+    }
+
+    fn ints(&self, reader: &mut Reader<'_>, out: &mut Vec<i64>) -> Result<(), ChunkError> {
+        out.clear();
+        let bytes = reader.prefixed()?;
+        match self.positions {
+            None => ints::decode(bytes, self.count, out),
+            Some(positions) => ints::decode_at(bytes, self.count, positions, out),
+        }
+    }
+
+    fn floats(&self, reader: &mut Reader<'_>) -> Result<Vec<f64>, ChunkError> {
+        let mut values = Vec::new();
+        let bytes = reader.prefixed()?;
+        match self.positions {
+            None => column::decode(bytes, self.count, &mut values)?,
+            Some(positions) => column::decode_at(bytes, self.count, positions, &mut values)?,
+        }
+        Ok(values)
+    }
+}
+
+/// Appends the wanted histograms of a chunk. With [`HistogramNeed::None`] nothing of them is told but which
+/// are staleness markers.
 ///
 /// # Errors
 /// [`ChunkError`] if `bytes` are no chunk of that many histograms of this kind, or `kind` is floats.
 pub fn decode(
     bytes: &[u8],
     kind: ChunkKind,
-    count: usize,
+    rows: Rows<'_>,
     need: HistogramNeed,
     out: &mut Vec<Arc<Histogram>>,
 ) -> Result<(), ChunkError> {
-    if count == 0 || count > MAX_SAMPLES {
+    if rows.count == 0 || rows.count > MAX_SAMPLES {
         return Err(ChunkError("a histogram chunk of too few or too many samples"));
     }
     let mut reader = Reader::new(bytes);
-    let head = Head::read(&mut reader, count)?;
-    let need_buckets = need != HistogramNeed::None;
-    match kind {
-        ChunkKind::Float => Err(ChunkError("a float chunk is no histogram chunk")),
-        ChunkKind::IntHistogram => decode_ints(reader, &head, need_buckets, out),
-        ChunkKind::FloatHistogram => decode_floats(reader, &head, need_buckets, out),
+    let head = Head::read(&mut reader, rows.count)?;
+    match (kind, need) {
+        (ChunkKind::Float, _) => Err(ChunkError("a float chunk is no histogram chunk")),
+        (_, HistogramNeed::None) => decode_presence(reader, rows, out),
+        (ChunkKind::IntHistogram, _) => decode_ints(reader, &head, rows, out),
+        (ChunkKind::FloatHistogram, _) => decode_floats(reader, &head, rows, out),
     }
+}
+
+/// Count and zero count are passed over; the sum of a staleness marker is one.
+fn decode_presence(
+    mut reader: Reader<'_>,
+    rows: Rows<'_>,
+    out: &mut Vec<Arc<Histogram>>,
+) -> Result<(), ChunkError> {
+    reader.prefixed()?;
+    reader.prefixed()?;
+    let sums = rows.floats(&mut reader)?;
+    let [plain, stale] = [0.0, stale_nan()]
+        .map(|sum| Arc::new(Histogram::Float(FloatHistogram { sum, ..FloatHistogram::default() })));
+    out.extend(sums.iter().map(|&sum| Arc::clone(if is_stale(sum) { &stale } else { &plain })));
+    Ok(())
 }
 
 /// Layout and hints as read.
@@ -318,58 +378,46 @@ impl Head {
         }
         Ok(hints)
     }
-
-    /// Spans as the result has them: none where buckets are left out.
-    fn spans(&self, sign: usize, need_buckets: bool) -> Vec<Span> {
-        if need_buckets { self.spans[sign].clone() } else { Vec::new() }
-    }
 }
 
 fn decode_ints(
     mut reader: Reader<'_>,
     head: &Head,
-    need_buckets: bool,
+    rows: Rows<'_>,
     out: &mut Vec<Arc<Histogram>>,
 ) -> Result<(), ChunkError> {
-    let count = head.hints.len();
-    let read = |reader: &mut Reader<'_>, column: &mut Vec<i64>| {
-        column.clear();
-        ints::decode(reader.prefixed()?, count, column)
-    };
     let (mut counts, mut zero_counts) = (Vec::new(), Vec::new());
-    read(&mut reader, &mut counts)?;
-    read(&mut reader, &mut zero_counts)?;
-    let sums = read_floats(&mut reader, count)?;
-    let mut histograms: Vec<IntHistogram> = (0..count)
+    rows.ints(&mut reader, &mut counts)?;
+    rows.ints(&mut reader, &mut zero_counts)?;
+    let sums = rows.floats(&mut reader)?;
+    let mut histograms: Vec<IntHistogram> = (0..rows.len())
         .map(|i| IntHistogram {
-            counter_reset_hint: head.hints[i],
+            counter_reset_hint: head.hints[rows.position(i)],
             schema: head.schema,
             zero_threshold: head.zero_threshold,
             zero_count: zero_counts[i] as u64,
             count: counts[i] as u64,
             sum: sums[i],
-            positive_spans: head.spans(0, need_buckets),
-            negative_spans: head.spans(1, need_buckets),
+            positive_spans: head.spans[0].clone(),
+            negative_spans: head.spans[1].clone(),
             positive_deltas: Vec::new(),
             negative_deltas: Vec::new(),
             custom_values: head.custom_values.clone(),
         })
         .collect();
-    if need_buckets {
-        let mut absolute = Vec::new();
-        for sign in 0..2 {
-            let mut before = vec![0i64; count];
-            for _ in 0..head.n_buckets[sign] {
-                read(&mut reader, &mut absolute)?;
-                for ((histogram, &count), before) in histograms.iter_mut().zip(&absolute).zip(&before) {
-                    let delta = count.wrapping_sub(*before);
-                    [&mut histogram.positive_deltas, &mut histogram.negative_deltas][sign].push(delta);
-                }
-                std::mem::swap(&mut before, &mut absolute);
+    let mut absolute = Vec::new();
+    for sign in 0..2 {
+        let mut before = vec![0i64; rows.len()];
+        for _ in 0..head.n_buckets[sign] {
+            rows.ints(&mut reader, &mut absolute)?;
+            for ((histogram, &count), before) in histograms.iter_mut().zip(&absolute).zip(&before) {
+                let delta = count.wrapping_sub(*before);
+                [&mut histogram.positive_deltas, &mut histogram.negative_deltas][sign].push(delta);
             }
+            std::mem::swap(&mut before, &mut absolute);
         }
-        reader.end()?;
     }
+    reader.end()?;
     out.extend(histograms.into_iter().map(|histogram| Arc::new(Histogram::Int(histogram))));
     Ok(())
 }
@@ -377,47 +425,38 @@ fn decode_ints(
 fn decode_floats(
     mut reader: Reader<'_>,
     head: &Head,
-    need_buckets: bool,
+    rows: Rows<'_>,
     out: &mut Vec<Arc<Histogram>>,
 ) -> Result<(), ChunkError> {
-    let count = head.hints.len();
-    let counts = read_floats(&mut reader, count)?;
-    let zero_counts = read_floats(&mut reader, count)?;
-    let sums = read_floats(&mut reader, count)?;
-    let mut histograms: Vec<FloatHistogram> = (0..count)
+    let counts = rows.floats(&mut reader)?;
+    let zero_counts = rows.floats(&mut reader)?;
+    let sums = rows.floats(&mut reader)?;
+    let mut histograms: Vec<FloatHistogram> = (0..rows.len())
         .map(|i| FloatHistogram {
-            counter_reset_hint: head.hints[i],
+            counter_reset_hint: head.hints[rows.position(i)],
             schema: head.schema,
             zero_threshold: head.zero_threshold,
             zero_count: zero_counts[i],
             count: counts[i],
             sum: sums[i],
-            positive_spans: head.spans(0, need_buckets),
-            negative_spans: head.spans(1, need_buckets),
+            positive_spans: head.spans[0].clone(),
+            negative_spans: head.spans[1].clone(),
             positive_buckets: Vec::new(),
             negative_buckets: Vec::new(),
             custom_values: head.custom_values.clone(),
         })
         .collect();
-    if need_buckets {
-        for sign in 0..2 {
-            for _ in 0..head.n_buckets[sign] {
-                let bucket = read_floats(&mut reader, count)?;
-                for (histogram, count) in histograms.iter_mut().zip(bucket) {
-                    [&mut histogram.positive_buckets, &mut histogram.negative_buckets][sign].push(count);
-                }
+    for sign in 0..2 {
+        for _ in 0..head.n_buckets[sign] {
+            let bucket = rows.floats(&mut reader)?;
+            for (histogram, count) in histograms.iter_mut().zip(bucket) {
+                [&mut histogram.positive_buckets, &mut histogram.negative_buckets][sign].push(count);
             }
         }
-        reader.end()?;
     }
+    reader.end()?;
     out.extend(histograms.into_iter().map(|histogram| Arc::new(Histogram::Float(histogram))));
     Ok(())
-}
-
-fn read_floats(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f64>, ChunkError> {
-    let mut values = Vec::new();
-    column::decode(reader.prefixed()?, count, &mut values)?;
-    Ok(values)
 }
 
 #[cfg(test)]

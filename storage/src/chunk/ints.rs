@@ -6,7 +6,7 @@
 //! integers round-trip. The number of values is not part of the column.
 
 use super::bytes::{Reader, put_signed, put_varint, unzigzag, zigzag};
-use super::pack::{pack, packed_bits, unpack};
+use super::pack::{BLOCK_LEN, pack, packed_bits, skip_block, unpack, unpack_block};
 use super::{ChunkError, Effort, pcodec};
 
 /// Bits 0 to 2 of the head: the predictor.
@@ -58,6 +58,24 @@ pub fn decode(bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Result<(), Chun
         return Err(ChunkError("unknown integer column"));
     }
     decode_body(&mut reader, head, count, |value| value, out)
+}
+
+/// Appends the values at some positions of a column of `count`, ascending and below it.
+///
+/// # Errors
+/// [`ChunkError`] if `bytes` hold no such column.
+pub fn decode_at(
+    bytes: &[u8],
+    count: usize,
+    positions: &[u32],
+    out: &mut Vec<i64>,
+) -> Result<(), ChunkError> {
+    let mut reader = Reader::new(bytes);
+    let head = reader.u8()?;
+    if head & !(PREDICTOR_MASK | DIVISOR) != 0 {
+        return Err(ChunkError("unknown integer column"));
+    }
+    decode_body_at(&mut reader, head, count, positions, |value| value, out)
 }
 
 /// Appends everything behind the head and returns the head.
@@ -255,6 +273,123 @@ fn sum<T>(
     })
 }
 
+/// Appends the values at some positions, ascending and below `count`, each through `map`, from everything
+/// behind the head. What lies behind the last of them is not looked at, what lies before no more than the
+/// predictor needs: nothing where values are relative to the base, the sum of the residuals otherwise.
+pub(super) fn decode_body_at<T>(
+    reader: &mut Reader<'_>,
+    head: u8,
+    count: usize,
+    positions: &[u32],
+    map: impl Fn(i64) -> T,
+    out: &mut Vec<T>,
+) -> Result<(), ChunkError> {
+    debug_assert!(positions.is_sorted() && positions.last().is_none_or(|&last| (last as usize) < count));
+    if count == 0 {
+        return Err(ChunkError("a column without values"));
+    }
+    let divisor = if head & DIVISOR == 0 { 1 } else { reader.varint()? as i64 };
+    let base = reader.signed()?;
+    let scaled = |residual: i64| residual.wrapping_mul(divisor);
+    match head & PREDICTOR_MASK {
+        p if p == Predictor::Constant as u8 => {
+            out.extend(positions.iter().map(|_| map(base)));
+            Ok(())
+        }
+        p if p == Predictor::Frame as u8 => {
+            let mut at_block = 0;
+            for wanted in positions.chunk_by(|a, b| *a as usize / BLOCK_LEN == *b as usize / BLOCK_LEN) {
+                let number = wanted[0] as usize / BLOCK_LEN;
+                for _ in at_block..number {
+                    skip_block(reader)?;
+                }
+                at_block = number + 1;
+                let mut block = [0; BLOCK_LEN];
+                unpack_block(reader, &mut block[..(count - number * BLOCK_LEN).min(BLOCK_LEN)])?;
+                let residuals = wanted.iter().map(|&at| block[at as usize % BLOCK_LEN] as i64);
+                out.extend(residuals.map(|residual| map(base.wrapping_add(scaled(residual)))));
+            }
+            Ok(())
+        }
+        p if p == Predictor::Delta as u8 => {
+            fold_at(reader, (0, base), count, positions, |r| scaled(unzigzag(r)), map, out)
+        }
+        p if p == Predictor::DeltaMin as u8 => {
+            let least = reader.signed()?;
+            let step = |r: u64| scaled(least.wrapping_add(r as i64));
+            fold_at(reader, (0, base), count, positions, step, map, out)
+        }
+        p if p == Predictor::DeltaMedian as u8 => {
+            let median = reader.signed()?;
+            let step = |r: u64| scaled(median.wrapping_add(unzigzag(r)));
+            fold_at(reader, (0, base), count, positions, step, map, out)
+        }
+        p if p == Predictor::DeltaOfDelta as u8 => {
+            // The difference before the first residual; without residuals it is not used.
+            let mut delta = reader.signed()?;
+            let first = positions.iter().take_while(|&&at| at == 0).count();
+            out.extend(positions[..first].iter().map(|_| map(base)));
+            let second = base.wrapping_add(scaled(delta));
+            let step = |residual: u64| {
+                delta = delta.wrapping_add(unzigzag(residual));
+                scaled(delta)
+            };
+            fold_at(reader, (1, second), count, &positions[first..], step, map, out)
+        }
+        p if p == Predictor::Pco as u8 => {
+            let mut steps: Vec<i64> = Vec::new();
+            pcodec::decode(reader.take(reader.rest().len())?, count, &mut steps)?;
+            out.extend(positions.iter().map(|&at| map(base.wrapping_add(scaled(steps[at as usize])))));
+            Ok(())
+        }
+        _ => Err(ChunkError("unknown predictor of an integer column")),
+    }
+}
+
+/// Adds up residuals from the value at position `start.0` on and appends the values at `positions`, none of
+/// which lies before it. Ends with the last of them.
+#[inline]
+fn fold_at<T>(
+    reader: &mut Reader<'_>,
+    start: (usize, i64),
+    count: usize,
+    positions: &[u32],
+    mut step: impl FnMut(u64) -> i64,
+    map: impl Fn(i64) -> T,
+    out: &mut Vec<T>,
+) -> Result<(), ChunkError> {
+    let (mut at, mut value) = start;
+    let mut rest = positions;
+    let mut block = [0; BLOCK_LEN];
+    loop {
+        // `value` is at position `at`.
+        let here = rest.iter().take_while(|&&position| position as usize == at).count();
+        out.extend(rest[..here].iter().map(|_| map(value)));
+        rest = &rest[here..];
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let block = &mut block[..(count - 1 - at).min(BLOCK_LEN)];
+        unpack_block(reader, block)?;
+        let mut done = 0;
+        while let Some(&position) = rest.first()
+            && (position as usize) <= at + block.len()
+        {
+            let upto = position as usize - at;
+            value =
+                block[done..upto].iter().fold(value, |value, &residual| value.wrapping_add(step(residual)));
+            done = upto;
+            out.push(map(value));
+            rest = &rest[1..];
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        value = block[done..].iter().fold(value, |value, &residual| value.wrapping_add(step(residual)));
+        at += block.len();
+    }
+}
+
 /// The value that all have, if the head says so.
 pub(super) fn constant_body(reader: &mut Reader<'_>, head: u8) -> Option<i64> {
     (head & PREDICTOR_MASK == Predictor::Constant as u8 && head & DIVISOR == 0)
@@ -275,9 +410,27 @@ mod tests {
             let mut decoded = vec![9];
             decode(&bytes, values.len(), &mut decoded).expect("as encoded");
             assert_eq!(&decoded[1..], values);
+            check_positions(&bytes, values);
             size = bytes.len();
         }
         size
+    }
+
+    /// Some values of a column are those of the whole column, whichever they are.
+    fn check_positions(bytes: &[u8], values: &[i64]) {
+        let count = values.len() as u32;
+        let each = (0..count).map(|at| vec![at]);
+        let spread = [1, 2, 3, 100, 127, 128, 129].map(|step| (0..count).step_by(step).collect());
+        for positions in each.chain(spread).chain([(0..count).rev().step_by(130).collect::<Vec<_>>()]) {
+            let mut positions = positions;
+            positions.sort_unstable();
+            let mut reader = Reader::new(&bytes[1..]);
+            let mut chosen = Vec::new();
+            decode_body_at(&mut reader, bytes[0], values.len(), &positions, |value| value, &mut chosen)
+                .expect("as encoded");
+            let expected: Vec<i64> = positions.iter().map(|&at| values[at as usize]).collect();
+            assert_eq!(chosen, expected, "{positions:?}");
+        }
     }
 
     #[test]
@@ -320,6 +473,10 @@ mod tests {
         #[test]
         fn any_bytes_decode_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), count in 0usize..300) {
             let _ = decode(&bytes, count, &mut Vec::new());
+            let head = bytes.first().copied().unwrap_or(0);
+            let positions: Vec<u32> = (0..count as u32).step_by(3).collect();
+            let rest = &mut Reader::new(bytes.get(1..).unwrap_or(&[]));
+            let _ = decode_body_at(rest, head, count, &positions, |value| value, &mut Vec::new());
         }
     }
 }

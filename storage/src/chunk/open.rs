@@ -298,17 +298,56 @@ impl OpenChunk {
     /// # Panics
     /// If `arena` is not the one the values were pushed to.
     pub fn decode(&self, arena: &Arena, out: &mut Vec<f64>) {
-        let n_values = self.len();
-        out.reserve(n_values);
-        if self.n_blocks == 0 {
-            out.extend(std::iter::repeat_n(f64::from_bits(self.last_bits), n_values));
-            return;
+        out.reserve(self.len());
+        if self.n_blocks > 0 {
+            let n_written = self.len() - usize::from(self.n_pending);
+            let (n, last) = self.decode_written(arena, n_written, |value, count| {
+                out.extend(std::iter::repeat_n(f64::from_bits(value), count));
+            });
+            assert_eq!(n, n_written, "the codes of an open chunk end with its values");
+            assert_eq!(last, self.last_bits, "an open chunk decodes to what was pushed");
         }
-        let n_written = n_values - usize::from(self.n_pending);
+        let n_left = if self.n_blocks == 0 { self.len() } else { usize::from(self.n_pending) };
+        out.extend(std::iter::repeat_n(f64::from_bits(self.last_bits), n_left));
+    }
+
+    /// Appends the values at `positions`, ascending and below [`len`](Self::len). The newest value and its
+    /// repetitions are known without decoding, and what lies behind the last position is not decoded.
+    ///
+    /// # Panics
+    /// If `arena` is not the one the values were pushed to.
+    pub fn decode_at(&self, arena: &Arena, positions: &[u32], out: &mut Vec<f64>) {
+        let n_known = if self.n_blocks == 0 { self.len() } else { usize::from(self.n_pending) + 1 };
+        let first_known = self.len() - n_known;
+        let n_decoded = positions.partition_point(|&position| (position as usize) < first_known);
+        let (decoded, known) = positions.split_at(n_decoded);
+        if let Some(&newest) = decoded.last() {
+            let (mut n, mut rest) = (0, decoded);
+            self.decode_written(arena, newest as usize + 1, |value, count| {
+                n += count;
+                while let Some((_, behind)) =
+                    rest.split_first().filter(|(position, _)| (**position as usize) < n)
+                {
+                    out.push(f64::from_bits(value));
+                    rest = behind;
+                }
+            });
+        }
+        out.extend(known.iter().map(|_| f64::from_bits(self.last_bits)));
+    }
+
+    /// Decodes the first `n_wanted` values that are written, or some more: calls `sink` with bits and how
+    /// often they repeat. Gives the number and the bits of the last.
+    fn decode_written(
+        &self,
+        arena: &Arena,
+        n_wanted: usize,
+        mut sink: impl FnMut(u64, usize),
+    ) -> (usize, u64) {
         let mut reader = BitReader::new(self, arena);
         let (mut last, mut leading, mut length, mut scale) = (0u64, 0u32, 0u32, 0u8);
         let mut n = 0;
-        while n < n_written {
+        while n < n_wanted {
             let mut repeat = 1;
             if reader.bit() {
                 if !reader.bit() {
@@ -332,12 +371,10 @@ impl OpenChunk {
                     repeat = reader.bits(8) as usize + 1;
                 }
             }
-            out.extend(std::iter::repeat_n(f64::from_bits(last), repeat));
+            sink(last, repeat);
             n += repeat;
         }
-        assert_eq!(n, n_written, "the codes of an open chunk end with its values");
-        assert_eq!(last, self.last_bits, "an open chunk decodes to what was pushed");
-        out.extend(std::iter::repeat_n(f64::from_bits(last), usize::from(self.n_pending)));
+        (n, last)
     }
 }
 
@@ -461,6 +498,14 @@ mod tests {
         let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&decoded[1..]), bits(values));
         assert_eq!(chunk.len(), values.len());
+        for step in [1, 2, 7, 60, values.len().max(1)] {
+            let positions: Vec<u32> = (0..values.len() as u32).rev().step_by(step).collect::<Vec<_>>();
+            let positions: Vec<u32> = positions.into_iter().rev().collect();
+            let mut some = vec![42.0];
+            chunk.decode_at(&arena, &positions, &mut some);
+            let expected: Vec<f64> = positions.iter().map(|&at| values[at as usize]).collect();
+            assert_eq!(bits(&some[1..]), bits(&expected));
+        }
         if let Some(constant) = chunk.constant() {
             assert!(values.iter().all(|value| value.to_bits() == constant.to_bits()));
         }

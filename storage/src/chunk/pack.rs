@@ -117,7 +117,16 @@ pub(crate) fn unpack(
     Ok(())
 }
 
-fn unpack_block(reader: &mut Reader<'_>, block: &mut [u64]) -> Result<(), ChunkError> {
+/// Passes over a whole block without unpacking it.
+pub(crate) fn skip_block(reader: &mut Reader<'_>) -> Result<(), ChunkError> {
+    let (width, n_patches, high_width) = read_head(reader)?;
+    // A full block takes as many bytes in lanes as in one stream.
+    let patch_bytes = n_patches + (n_patches * high_width as usize).div_ceil(8);
+    reader.take(BLOCK_LEN * width as usize / 8 + patch_bytes).map(|_| ())
+}
+
+/// Width of the low bits, number of patches and width of what they add.
+fn read_head(reader: &mut Reader<'_>) -> Result<(u32, usize, u32), ChunkError> {
     let head = reader.u8()?;
     let width = u32::from(head & !PATCHED);
     let (n_patches, high_width) =
@@ -125,6 +134,12 @@ fn unpack_block(reader: &mut Reader<'_>, block: &mut [u64]) -> Result<(), ChunkE
     if width + high_width > 64 {
         return Err(ChunkError("packed integers of more than 64 bits"));
     }
+    Ok((width, n_patches, high_width))
+}
+
+/// Unpacks one block, as many values as there are.
+pub(crate) fn unpack_block(reader: &mut Reader<'_>, block: &mut [u64]) -> Result<(), ChunkError> {
+    let (width, n_patches, high_width) = read_head(reader)?;
     if block.len() == BLOCK_LEN && width <= 32 {
         let bytes = reader.take(BitPacker4x::compressed_block_size(width as u8))?;
         let mut words = [0u32; BLOCK_LEN];
@@ -193,6 +208,12 @@ mod tests {
         unpack(&mut reader, values.len(), |block| unpacked.extend_from_slice(block)).expect("as packed");
         assert_eq!(reader.end(), Ok(()));
         assert_eq!(unpacked, values);
+        let (mut skipped, mut unpacked) = (Reader::new(&bytes), Reader::new(&bytes));
+        for _ in 0..values.len() / BLOCK_LEN {
+            skip_block(&mut skipped).expect("as packed");
+            unpack_block(&mut unpacked, &mut [0; BLOCK_LEN]).expect("as packed");
+            assert_eq!(skipped.rest(), unpacked.rest());
+        }
         let n_blocks = values.len().div_ceil(BLOCK_LEN) as u64;
         assert!(bytes.len() as u64 * 8 <= packed_bits(values) + n_blocks * 24);
         bytes.len()

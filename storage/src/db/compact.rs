@@ -310,6 +310,7 @@ pub(crate) fn verify(
     let read = PartRead {
         mint: i64::MIN,
         maxt: i64::MAX,
+        lookups: None,
         values: true,
         histograms: HistogramNeed::Full,
         start_timestamps: false,

@@ -78,6 +78,8 @@ struct StretchKey {
 pub struct LastPlan {
     stretches: Vec<(u32, ColumnSlice)>,
     plan: Option<Arc<Plan>>,
+    /// Room for a key, so that looking for a plan takes no memory.
+    key: Vec<StretchKey>,
 }
 
 impl LastPlan {
@@ -107,7 +109,7 @@ impl PlanCache {
         // A column that nothing else holds is a series' own: nobody will ask for it again.
         let shared = stretches.iter().all(|stretch| Arc::strong_count(&stretch.times.column) > 1);
         let plan = match shared {
-            true => self.shared(stretches, cx)?,
+            true => self.shared(stretches, &mut last.key, cx)?,
             false => Arc::new(make(stretches)),
         };
         last.stretches.clear();
@@ -116,9 +118,15 @@ impl PlanCache {
         Ok(plan)
     }
 
-    fn shared(&self, stretches: &[Stretch<'_>], cx: &dyn QueryContext) -> Result<Arc<Plan>, Stop> {
-        let key: Box<[StretchKey]> = stretches.iter().map(StretchKey::new).collect();
-        if let Some(known) = self.inner.lock().plans.get(&key) {
+    fn shared(
+        &self,
+        stretches: &[Stretch<'_>],
+        key: &mut Vec<StretchKey>,
+        cx: &dyn QueryContext,
+    ) -> Result<Arc<Plan>, Stop> {
+        key.clear();
+        key.extend(stretches.iter().map(StretchKey::new));
+        if let Some(known) = self.inner.lock().plans.get(&key[..]) {
             return Ok(Arc::clone(&known.plan));
         }
         let plan = Arc::new(make(stretches));
@@ -126,7 +134,7 @@ impl PlanCache {
         cx.charge(size_bytes)?;
         let mut inner = self.inner.lock();
         // Another worker may have been faster: its column is the one that others hold already.
-        if let Some(known) = inner.plans.get(&key) {
+        if let Some(known) = inner.plans.get(&key[..]) {
             cx.release(size_bytes);
             return Ok(Arc::clone(&known.plan));
         }
@@ -137,7 +145,7 @@ impl PlanCache {
         }
         inner.size_bytes += size_bytes;
         let columns = stretches.iter().map(|stretch| Arc::clone(&stretch.times.column)).collect();
-        inner.plans.insert(key, Known { plan: Arc::clone(&plan), _columns: columns });
+        inner.plans.insert(key.as_slice().into(), Known { plan: Arc::clone(&plan), _columns: columns });
         Ok(plan)
     }
 }

@@ -9,7 +9,7 @@ use super::samples::{Piece, Wanted, append_series};
 use crate::error::StorageError;
 use crate::part::{PartRead, PartSeries, RunBuffer};
 use chronolith_model::queryable::{
-    Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop,
+    Lookups, Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop,
 };
 use chronolith_model::symbols::Symbol;
 use std::ops::Range;
@@ -61,9 +61,17 @@ impl Selected {
         cx.release((n_sources * 24).saturating_sub(merged.size_bytes()));
         let partitions = partitions(&parts, &merged);
         let projected = Projected::new(&parts, &merged, select.labels, cx)?;
+        // Look-ups say by themselves what they see.
+        let seen = |lookups: Lookups| {
+            let last = lookups.interval.saturating_mul(i64::from(lookups.n_steps) - 1);
+            let first = lookups.start.saturating_sub(lookups.lookback).saturating_add(1);
+            (select.mint.max(first), select.maxt.min(lookups.start.saturating_add(last)))
+        };
+        let (mint, maxt) = select.lookups.map_or((select.mint, select.maxt), seen);
         let read = PartRead {
-            mint: select.mint,
-            maxt: select.maxt,
+            mint,
+            maxt,
+            lookups: select.lookups,
             values: select.values,
             histograms: select.histograms,
             start_timestamps: select.start_timestamps,

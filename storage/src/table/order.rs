@@ -36,6 +36,8 @@ pub struct Unsorted {
     pub ordinal: u32,
     /// Its handle.
     pub series: SeriesRef,
+    /// Whatever the caller finds it by.
+    pub index: u32,
 }
 
 /// Puts series of a table into block order. The table holds them all while this runs, so their
@@ -166,7 +168,8 @@ pub(super) fn of_table(table: &Table, ranks: &arc_swap::ArcSwap<Ranks>) -> Arc<V
         let registry_shard = registry.shards[shard_index].read();
         for (ordinal, one) in shard.read().series().iter().enumerate() {
             let series_ref = registry.handle(shard_index, one.slot, &registry_shard);
-            series.push(Unsorted { shard: shard_index as u32, ordinal: ordinal as u32, series: series_ref });
+            let (shard, ordinal, index) = (shard_index as u32, ordinal as u32, series.len() as u32);
+            series.push(Unsorted { shard, ordinal, series: series_ref, index });
         }
     }
     let sorted = sort(registry, &ranks.load(), series);

@@ -120,7 +120,8 @@ impl Part for TablePart {
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
     ) -> Result<Box<dyn PartSeries>, StorageError> {
-        let mut found: Vec<(Unsorted, Selected)> = Vec::new();
+        let mut unsorted: Vec<Unsorted> = Vec::new();
+        let mut found: Vec<Option<Selected>> = Vec::new();
         let mut labels: Vec<(u32, u32)> = Vec::new();
         let mut charged = 0;
         self.matching(select, cx, |view, postings| {
@@ -134,13 +135,13 @@ impl Part for TablePart {
                 let series = self.table.registry.handle(view.index, slot, view.registry);
                 let start = labels.len();
                 labels.extend(view.registry.labels(slot));
-                let unsorted = Unsorted { shard: view.index as u32, ordinal, series };
-                let selected = Selected {
+                let index = found.len() as u32;
+                unsorted.push(Unsorted { shard: view.index as u32, ordinal, series, index });
+                found.push(Some(Selected {
                     shard: view.index as u32,
                     labels: start as u32..labels.len() as u32,
                     copy: view.shard.copy(ordinal),
-                };
-                found.push((unsorted, selected));
+                }));
             }
             let size_bytes = (found.len() - before.0) * (size_of::<Selected>() + size_of::<Unsorted>())
                 + (labels.len() - before.1) * size_of::<(Symbol, Symbol)>() * 2;
@@ -149,12 +150,10 @@ impl Part for TablePart {
             Ok(())
         })?;
         let labels = self.query_symbols(&labels, cx);
-        let order = sort(&self.table.registry, &self.ranks, found.iter().map(|(one, _)| *one).collect());
-        let mut by_place: HashMap<(u32, u32), Selected, Xxh3DefaultBuilder> =
-            found.into_iter().map(|(one, selected)| ((one.shard, one.ordinal), selected)).collect();
+        let order = sort(&self.table.registry, &self.ranks, unsorted);
         let series = order
             .iter()
-            .map(|one| by_place.remove(&(one.shard, one.ordinal)).expect("sorting keeps every series once"));
+            .map(|one| found[one.index as usize].take().expect("sorting keeps every series once"));
         Ok(Box::new(TableSeries {
             series: series.collect(),
             labels,
@@ -307,6 +306,7 @@ impl PartSeries for TableSeries {
                     series: (piece_index * SERIES_PER_LOCK + index) as u32,
                     mint: read.mint,
                     maxt: read.maxt,
+                    lookups: read.lookups,
                     start_timestamps: read.start_timestamps,
                     histogram_before: true,
                     charge: &mut |size_bytes| charged.charge(size_bytes),

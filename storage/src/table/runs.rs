@@ -6,9 +6,11 @@ use super::shard::{Extra, SeriesCopy, TableShard, Value};
 use crate::chunk::histogram::same_layout;
 use crate::chunk::open::OpenChunk;
 use crate::log::histogram as histogram_bytes;
+use crate::lookups;
 use crate::part::{ColumnSlice, Run, RunBuffer, RunValues};
 use chronolith_model::histogram::Histogram;
-use chronolith_model::queryable::Stop;
+use chronolith_model::queryable::{Lookups, Stop};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ pub struct Wanted<'w> {
     pub mint: i64,
     /// Last millisecond.
     pub maxt: i64,
+    /// Set if only the last sample at or before each step is wanted.
+    pub lookups: Option<Lookups>,
     /// Whether start timestamps are wanted.
     pub start_timestamps: bool,
     /// Whether a histogram that comes first brings the one before it along: what a reader knows of the
@@ -63,6 +67,7 @@ fn append_chunks(
     out: &mut RunBuffer,
 ) -> Result<(), Stop> {
     let first_run = out.runs.len();
+    let mut positions = Vec::new();
     for (chunk, position) in closed.iter().copied().chain([open]).filter(|(chunk, _)| !chunk.is_empty()) {
         let times = shard.columns().times(position);
         if times.last().is_none_or(|&last| last < wanted.mint) {
@@ -70,6 +75,31 @@ fn append_chunks(
         }
         if times.first().is_none_or(|&first| first > wanted.maxt) {
             break;
+        }
+        if let Some(lookups) = &wanted.lookups
+            && lookups::pick(lookups, &times, &mut positions)
+        {
+            if positions.is_empty() {
+                continue;
+            }
+            let times = match times {
+                Cow::Borrowed(_) => {
+                    let column = columns.get(shard_index, shard.columns(), position, wanted.charge)?;
+                    ColumnSlice { column, first: position.first, count: position.count.into() }
+                }
+                // Nobody shares them, and they have just been decoded.
+                Cow::Owned(times) => ColumnSlice::private(times),
+            };
+            let run = Run {
+                series: wanted.series,
+                times,
+                values: RunValues::Floats(out.values.len()..out.values.len() + positions.len()),
+                start_timestamps: None,
+                first_of_chunk: true,
+            };
+            chunk.decode_at(shard.arena(), &positions, &mut out.values);
+            run.pick(&positions, &mut out.runs);
+            continue;
         }
         (wanted.charge)(chunk.len() * 8)?;
         let column = columns.get(shard_index, shard.columns(), position, wanted.charge)?;
@@ -130,11 +160,15 @@ pub fn cut(out: &mut RunBuffer, first_run: usize, mint: i64, maxt: i64) {
         }
         run.start_timestamps = run.start_timestamps.take().map(|starts| starts[from..to].into());
     }
-    let mut index = 0;
-    out.runs.retain(|run| {
-        index += 1;
-        index <= first_run || run.times.count > 0
-    });
+    // Only these: a pass over all of them for each series would be quadratic.
+    let mut kept = first_run;
+    for index in first_run..out.runs.len() {
+        if out.runs[index].times.count > 0 {
+            out.runs.swap(kept, index);
+            kept += 1;
+        }
+    }
+    out.runs.truncate(kept);
 }
 
 fn start_at(starts: &[(i64, i64)], time: i64) -> i64 {

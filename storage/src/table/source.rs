@@ -171,6 +171,7 @@ impl BlockSource for TableSource {
                 series: 0,
                 mint,
                 maxt,
+                lookups: None,
                 start_timestamps: true,
                 histogram_before: false,
                 charge: &mut |_| Ok(()),

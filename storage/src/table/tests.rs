@@ -143,7 +143,14 @@ fn read_part(part: &dyn Part, matchers: &[Matcher], mint: i64, maxt: i64, all: &
     let cx = Unlimited::default();
     let series = part.select(&PartSelect { matchers, mint, maxt }, &cx).unwrap();
     let mut runs = RunBuffer::default();
-    let read = PartRead { mint, maxt, values: true, histograms: HistogramNeed::Full, start_timestamps: true };
+    let read = PartRead {
+        mint,
+        maxt,
+        lookups: None,
+        values: true,
+        histograms: HistogramNeed::Full,
+        start_timestamps: true,
+    };
     series.read(0..series.len(), &read, &mut runs, &cx).unwrap();
     let mut before: Option<Labels> = None;
     for index in 0..series.len() {

@@ -5,8 +5,8 @@
 use chronolith_model::append::{AppendBatch, AppendOutcome, BatchSeries, HistogramSample, Sample, SeriesKey};
 use chronolith_model::histogram::{Histogram, IntHistogram, Span};
 use chronolith_model::queryable::{
-    Floats, HistogramNeed, LabelQuery, Projection, QueryContext, Queryable, ReadError, SampleBatch, Select,
-    Snapshot, Unlimited,
+    BitSet, Floats, HistogramNeed, LabelQuery, Lookups, Projection, QueryContext, Queryable, ReadError,
+    SampleBatch, Select, SeriesSamples, Snapshot, Unlimited,
 };
 use chronolith_model::sample::STALE_NAN_BITS;
 use chronolith_model::{Labels, Matcher};
@@ -163,6 +163,74 @@ pub fn read_snapshot(
         }
     }
     Ok(content)
+}
+
+/// What the steps of look-ups see of each series: time and sample, as text. Series that no step sees are
+/// left out.
+pub type Seen = BTreeMap<Labels, Vec<Option<(i64, String)>>>;
+
+/// Reads what `select` says and looks each step of `steps` up in what comes back. Values and histograms are
+/// shown as far as `shown` wants them.
+pub fn look_up(
+    snapshot: &dyn Snapshot,
+    select: &Select<'_>,
+    steps: &Lookups,
+    shown: &Select<'_>,
+) -> Result<Seen, ReadError> {
+    let context = Unlimited::default();
+    let series = snapshot.select(select, &context)?;
+    let mut seen = Seen::new();
+    let mut batch = SampleBatch::default();
+    for partition in series.partitions() {
+        batch.clear();
+        series.read(partition.clone(), &mut batch, &context)?;
+        for (index, samples) in partition.clone().zip(&batch.series) {
+            let times = &samples.timestamps.times;
+            assert!(times.is_sorted_by(|a, b| a < b));
+            let at_steps: Vec<Option<(i64, String)>> = (0..i64::from(steps.n_steps))
+                .map(|step| {
+                    let time = steps.start + step * steps.interval;
+                    let at = times.partition_point(|&at| at <= time).checked_sub(1)?;
+                    (times[at] > time - steps.lookback).then(|| (times[at], text(&batch, samples, at, shown)))
+                })
+                .collect();
+            if at_steps.iter().any(Option::is_some) {
+                let symbols = context.symbols();
+                let pairs = series.labels(index).iter().map(|&(name, value)| {
+                    (symbols.resolve(name).to_string(), symbols.resolve(value).to_string())
+                });
+                seen.insert(Labels::from_pairs(pairs).expect("stored labels are canonical"), at_steps);
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// The sample at a position, down to the reset hint.
+fn text(batch: &SampleBatch, samples: &SeriesSamples, at: usize, shown: &Select<'_>) -> String {
+    if samples.stale.contains(&(at as u32)) {
+        return "stale".to_owned();
+    }
+    let n_before = |set: &BitSet| set.iter().take_while(|&before| before < at).count();
+    match &samples.histograms {
+        Some((range, set)) if set.contains(at) => {
+            let histogram = &batch.histograms[range.start as usize + n_before(set)];
+            match shown.histograms {
+                HistogramNeed::None => "histogram".to_owned(),
+                HistogramNeed::Stats | HistogramNeed::Full => format!("{histogram:?}"),
+            }
+        }
+        _ if !shown.values => "float".to_owned(),
+        histograms => {
+            let float = at - histograms.as_ref().map_or(0, |(_, set)| n_before(set));
+            let value = match &samples.floats {
+                Floats::None => panic!("a timestamp is neither float nor histogram"),
+                Floats::Constant(value) => *value,
+                Floats::Values(range) => batch.values[range.start as usize + float],
+            };
+            format!("{:x}", value.to_bits())
+        }
+    }
 }
 
 /// Values of a label over everything.

@@ -138,6 +138,7 @@ fn the_block_of_the_document_is_read() {
     let all = PartRead {
         mint: i64::MIN,
         maxt: i64::MAX,
+        lookups: None,
         values: true,
         histograms: HistogramNeed::Full,
         start_timestamps: true,
@@ -197,7 +198,13 @@ fn columns_and_chunks_of_the_document_are_what_is_written_and_read() {
     histogram::encode(&histograms(), Effort::Seal, &mut bytes);
     assert_example("histogram chunk", &[], &bytes);
     let mut decoded = Vec::new();
-    histogram::decode(&bytes, ChunkKind::IntHistogram, 3, HistogramNeed::Full, &mut decoded)
-        .expect("as written");
+    histogram::decode(
+        &bytes,
+        ChunkKind::IntHistogram,
+        histogram::Rows::all(3),
+        HistogramNeed::Full,
+        &mut decoded,
+    )
+    .expect("as written");
     assert_eq!(format!("{decoded:?}"), format!("{:?}", histograms()));
 }

@@ -114,6 +114,7 @@ fn write(meta: BlockMeta, series: Vec<Vec<TestRun>>) -> (BlockHeader, Arc<Memory
 const ALL: PartRead = PartRead {
     mint: i64::MIN,
     maxt: i64::MAX,
+    lookups: None,
     values: true,
     histograms: HistogramNeed::Full,
     start_timestamps: true,

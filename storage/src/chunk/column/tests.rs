@@ -16,6 +16,22 @@ fn check(values: &[f64]) -> usize {
         let mut decoded = vec![42.0];
         decode(&bytes, values.len(), &mut decoded).expect("as encoded");
         assert_eq!(bits(&decoded[1..]), bits(values));
+        for step in [1, 3, 64, 200, values.len()] {
+            let positions: Vec<u32> = (0..values.len() as u32).skip(step / 3).step_by(step).collect();
+            let mut some = vec![42.0];
+            decode_at(&bytes, values.len(), &positions, &mut some).expect("as encoded");
+            let expected: Vec<f64> = positions.iter().map(|&at| values[at as usize]).collect();
+            assert_eq!(bits(&some[1..]), bits(&expected), "every {step}");
+        }
+        let mut stale = Vec::new();
+        decode_staleness(&bytes, values.len(), &mut stale).expect("as encoded");
+        let is_stale =
+            |values: &[f64]| values.iter().map(|v| v.to_bits() == STALE_NAN_BITS).collect::<Vec<_>>();
+        if stale.is_empty() {
+            assert!(!is_stale(values).contains(&true));
+        } else {
+            assert_eq!(is_stale(&stale), is_stale(values));
+        }
         if let Some(value) = constant(&bytes) {
             assert!(values.iter().all(|other| other.to_bits() == value.to_bits()));
         }

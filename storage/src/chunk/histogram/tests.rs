@@ -45,12 +45,25 @@ fn check(histograms: Vec<Histogram>) -> usize {
         encode(&histograms, effort, &mut bytes);
         let mut decoded = Vec::new();
         let kind = kind(&histograms[0]);
-        decode(&bytes, kind, histograms.len(), HistogramNeed::Full, &mut decoded).expect("as encoded");
+        decode(&bytes, kind, Rows::all(histograms.len()), HistogramNeed::Full, &mut decoded)
+            .expect("as encoded");
         assert_eq!(decoded.len(), histograms.len());
         assert!(decoded.iter().zip(&histograms).all(|(a, b)| same(a, b)));
         decoded.clear();
-        decode(&bytes, kind, histograms.len(), HistogramNeed::None, &mut decoded).expect("as encoded");
+        decode(&bytes, kind, Rows::all(histograms.len()), HistogramNeed::None, &mut decoded)
+            .expect("as encoded");
         assert_eq!(decoded.len(), histograms.len());
+        assert!(decoded.iter().zip(&histograms).all(|(a, b)| a.is_stale() == b.is_stale()));
+        for step in [1, 2, 50, histograms.len()] {
+            let positions: Vec<u32> = (0..histograms.len() as u32).skip(step / 2).step_by(step).collect();
+            let rows = Rows { count: histograms.len(), positions: Some(&positions) };
+            decoded.clear();
+            decode(&bytes, kind, rows, HistogramNeed::Full, &mut decoded).expect("as encoded");
+            assert_eq!(decoded.len(), positions.len());
+            let is_same =
+                |(histogram, &at): (&Arc<Histogram>, &u32)| same(histogram, &histograms[at as usize]);
+            assert!(decoded.iter().zip(&positions).all(is_same), "every {step}");
+        }
         *size = bytes.len();
     }
     sizes[0]
@@ -154,7 +167,8 @@ fn spans_that_every_sample_would_repeat_are_bounded() {
     let all: Vec<_> = (0..MAX_SAMPLES).map(|_| Arc::clone(&many)).collect();
     encode(&all, Effort::Seal, &mut bytes);
     let mut decoded = Vec::new();
-    let result = decode(&bytes, ChunkKind::IntHistogram, MAX_SAMPLES, HistogramNeed::Full, &mut decoded);
+    let result =
+        decode(&bytes, ChunkKind::IntHistogram, Rows::all(MAX_SAMPLES), HistogramNeed::Full, &mut decoded);
     assert_eq!(result, Err(ChunkError("a histogram chunk with too many buckets or spans")));
 }
 
@@ -169,11 +183,14 @@ fn damaged_chunks_are_errors_or_other_histograms_but_never_a_panic() {
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let _ = decode(&damaged, kind, 9, HistogramNeed::Full, &mut out);
+            let _ = decode(&damaged, kind, Rows::all(9), HistogramNeed::Full, &mut out);
         }
     }
     for length in 0..bytes.len() {
-        assert!(decode(&bytes[..length], ChunkKind::IntHistogram, 9, HistogramNeed::Full, &mut out).is_err());
+        assert!(
+            decode(&bytes[..length], ChunkKind::IntHistogram, Rows::all(9), HistogramNeed::Full, &mut out)
+                .is_err()
+        );
     }
 }
 
@@ -236,7 +253,7 @@ proptest! {
     #[test]
     fn any_bytes_decode_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), count in 0usize..50) {
         for kind in [ChunkKind::IntHistogram, ChunkKind::FloatHistogram] {
-            let _ = decode(&bytes, kind, count, HistogramNeed::Full, &mut Vec::new());
+            let _ = decode(&bytes, kind, Rows::all(count), HistogramNeed::Full, &mut Vec::new());
         }
     }
 }
