@@ -184,10 +184,10 @@ fn main() -> Result<(), String> {
     wait_until_idle(&server.authority)?;
     let after = ask_sanity(&server.authority, end_ms, args.series)?;
     println!("the same query took {before:?} before and {after:?} after");
-    drop(cgroup);
     if server.terminate(Duration::from_secs(30)).is_none() {
         failures.push("the server did not stop within 30 s".to_owned());
     }
+    drop(cgroup);
     report(&failures)
 }
 
@@ -473,7 +473,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Fails as long as the server runs; an empty group does no harm.
+        // Fails as long as the server runs, after an error; an empty group does no harm.
         let _ = std::fs::remove_dir(&self.0);
     }
 }
