@@ -7,7 +7,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test check fmt lint deny docs bench fuzz fuzz-short
+.PHONY: help setup build run test test-oracle check fmt lint deny docs bench fuzz fuzz-short
 
 # ccache keeps what RocksDB's C++ compiles to, across fresh clones and cleaned target folders.
 ifneq ($(wildcard /usr/lib/ccache),)
@@ -70,6 +70,10 @@ run: build
 
 test: setup
 	$(CARGO) test --release --workspace $(ASSERTIONS)
+
+# Engine and oracle over random queries; see CONTRIBUTING.md for the variables.
+test-oracle: setup
+	$(CARGO) test --release --workspace $(ASSERTIONS) --test oracle -- --nocapture
 
 check: lint test deny docs
 
