@@ -14,8 +14,10 @@ mod oracle {
     pub mod shrink;
 }
 
-use chronolith_query::Features;
+use chronolith_query::oracle::Oracle;
 use chronolith_query::oracle::generate::{Mix, Question, Rng, World};
+use chronolith_query::script::{MemoryStore, Script, run};
+use chronolith_query::{EngineOptions, Features};
 use oracle::compare::{Case, Contest};
 use std::time::Instant;
 
@@ -71,4 +73,26 @@ fn engine_and_oracle_agree() {
         contest.n_errors
     );
     assert_eq!(n_differences, 0);
+}
+
+/// Our own scripts say what Prometheus answers: the oracle has to agree.
+#[test]
+fn the_oracle_passes_our_scripts() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata");
+    let mut failures = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the scripts are part of the crate") {
+        let path = entry.expect("the folder can be read").path();
+        if path.extension().is_none_or(|extension| extension != "test") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("scripts are text");
+        let script = Script::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let oracle = Oracle::new(EngineOptions { features: script.features, ..EngineOptions::default() });
+        let outcome = run(&script, &oracle, &mut MemoryStore::new());
+        assert!(outcome.passed > 0, "{} asks nothing", path.display());
+        for failure in outcome.failures {
+            failures.push(format!("{} line {}: {}", path.display(), failure.line, failure.message));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
 }
