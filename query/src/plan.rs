@@ -432,7 +432,7 @@ mod tests {
         let times = Times { start: 0, end: 60_000, interval_ms: 15_000, default_subquery_step_ms: 60_000 };
         let selectors = |text: &str| -> Vec<bool> {
             let expr =
-                crate::parser::parse_expr(text, crate::parser::ParserOptions::default()).expect("it parses");
+                crate::parser::parse_expr(text, crate::parser::ParserOptions::ALL).expect("it parses");
             let plan = plan(&expr, &times).expect("it can be planned").to_string();
             let lines = plan.lines().filter(|line| line.contains("select "));
             lines.map(|line| line.ends_with(" presence")).collect()
