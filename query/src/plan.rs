@@ -431,8 +431,7 @@ mod tests {
     fn presence_is_enough_where_values_are_not_looked_at() {
         let times = Times { start: 0, end: 60_000, interval_ms: 15_000, default_subquery_step_ms: 60_000 };
         let selectors = |text: &str| -> Vec<bool> {
-            let expr =
-                crate::parser::parse_expr(text, crate::parser::ParserOptions::ALL).expect("it parses");
+            let expr = crate::parser::parse_expr(text, crate::parser::ParserOptions::ALL).expect("it parses");
             let plan = plan(&expr, &times).expect("it can be planned").to_string();
             let lines = plan.lines().filter(|line| line.contains("select "));
             lines.map(|line| line.ends_with(" presence")).collect()
