@@ -61,6 +61,7 @@ fn reason_before_3(text: &str, difference: &Difference) -> Option<&'static str> 
             ("unknown function with name", "functions that came later"),
             ("unexpected string", "quoted metric names in braces"),
             ("invalid label name", "label names in UTF-8"),
+            ("invalid destination label name", "label names in UTF-8"),
             ("unexpected result in StepInvariantExpr evaluation", "a string in parentheses"),
             ("unexpected duration", "durations as numbers"),
             ("trailing commas not allowed", "durations as numbers"),
@@ -70,6 +71,9 @@ fn reason_before_3(text: &str, difference: &Difference) -> Option<&'static str> 
         }
         if theirs.starts_with("200") && ours.contains("multiple matches for labels") {
             return Some("second matches of comparisons");
+        }
+        if theirs.starts_with("200") && ours.contains("same labelset") {
+            return Some("labels of type and unit");
         }
     }
     if text.contains("atan2") {
