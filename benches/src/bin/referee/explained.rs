@@ -76,6 +76,12 @@ fn reason_before_3(text: &str, difference: &Difference) -> Option<&'static str> 
             return Some("labels of type and unit");
         }
     }
+    if let Difference::Value { theirs, ours } = difference
+        && theirs.contains("NaN")
+        && ours.contains("Inf")
+    {
+        return Some("compensated sums that overflow");
+    }
     if text.contains("atan2") {
         return Some("names after atan2");
     }
