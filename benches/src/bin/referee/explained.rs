@@ -76,7 +76,7 @@ fn reason_before_3(text: &str, difference: &Difference) -> Option<&'static str> 
             return Some("labels of type and unit");
         }
     }
-    if let Difference::Value { theirs, ours } = difference
+    if let Difference::Value { theirs, ours, .. } = difference
         && theirs.contains("NaN")
         && ours.contains("Inf")
     {
