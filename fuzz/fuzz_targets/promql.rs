@@ -21,6 +21,12 @@ fn shape(expr: &Expr) -> Vec<String> {
     nodes
 }
 
+/// The second argument of `info` may be `{}`, which Prometheus's printer, and so ours, leaves out: what is printed
+/// then is no expression.
+fn prints_as_nothing(expr: &Expr) -> bool {
+    expr.selectors().iter().any(|selector| selector.name.is_empty() && selector.matchers.is_empty())
+}
+
 fuzz_target!(|text: &str| {
     let _ = parse_metric_selector(text);
     let _ = parse_series_desc(text);
@@ -33,6 +39,9 @@ fuzz_target!(|text: &str| {
                 continue;
             }
         };
+        if prints_as_nothing(&expr) {
+            continue;
+        }
         let printed = expr.to_string();
         let again = parse_expr(&printed, options).unwrap_or_else(|error| panic!("{printed}: {error}"));
         assert_eq!(again.to_string(), printed);

@@ -33,9 +33,9 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`, which is not 0.
+    /// A number below `n`, which is not 0. Years of milliseconds wrap around and come out smaller.
     pub fn below(&mut self, n: usize) -> usize {
-        (((self.bits() >> 32) * n as u64) >> 32) as usize
+        ((self.bits() >> 32).wrapping_mul(n as u64) >> 32) as usize
     }
 
     /// True `percent` times in a hundred.

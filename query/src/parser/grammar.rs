@@ -29,7 +29,7 @@ mod precedence {
 /// In which construct an unexpected token was met, and what would have been right there.
 pub(super) type Context = (&'static str, &'static str);
 
-const NO_CONTEXT: Context = ("", "");
+pub(super) const NO_CONTEXT: Context = ("", "");
 const AGGREGATION: Context = ("aggregation", "");
 const OFFSET: Context = ("offset", "number, duration, step(), or range()");
 const AT: Context = ("@", "timestamp");
@@ -136,6 +136,11 @@ impl<'t> Parser<'t> {
         self.ahead = None;
         self.last = token.span;
         Ok(token)
+    }
+
+    /// Where the token stands that was consumed last.
+    pub fn last(&self) -> Span {
+        self.last
     }
 
     pub fn text_of(&self, token: Token) -> &'t str {
@@ -721,9 +726,8 @@ impl<'t> Parser<'t> {
         if !target.is_none() {
             return self.fail(expr.span, "offset may not be set multiple times");
         }
-        let end = offset.span.end + u32::from(offset.wrapped);
         *target = extent(offset);
-        expr.span.end = end;
+        expr.span.end = self.last.end;
         Ok(())
     }
 
@@ -838,12 +842,14 @@ impl<'t> Parser<'t> {
                 self.signed_duration(first, operand, false)
             }
             _ => {
-                let operand = self.duration_operand()?;
+                let operand = self.duration_call()?;
+                let span = first.span.to(self.last);
+                self.check_duration_expressions(span)?;
                 let kind = DurationKind::Unary {
                     negate: first.kind == TokenKind::Operator(Operator::Sub),
                     operand: Box::new(operand),
                 };
-                Ok(DurationExpr { span: first.span.to(self.last), wrapped: false, kind })
+                Ok(DurationExpr { span, wrapped: false, kind })
             }
         }
     }
@@ -919,35 +925,41 @@ impl<'t> Parser<'t> {
                 self.check_duration_expressions(inner.span)?;
                 Ok(wrap(inner, token.span.to(close.span)))
             }
-            TokenKind::Preprocessor(preprocessor @ (Preprocessor::Step | Preprocessor::Range)) => {
-                self.bump()?;
-                self.expect_here(TokenKind::LeftParen)?;
-                let close = self.expect_here(TokenKind::RightParen)?;
-                let span = token.span.to(close.span);
-                self.check_duration_expressions(span)?;
-                let kind = match preprocessor {
-                    Preprocessor::Step => DurationKind::Step,
-                    _ => DurationKind::Range,
-                };
-                Ok(DurationExpr { span, wrapped: false, kind })
-            }
-            TokenKind::Preprocessor(preprocessor @ (Preprocessor::MinOf | Preprocessor::MaxOf)) => {
-                self.bump()?;
-                self.expect_here(TokenKind::LeftParen)?;
-                let lhs = self.duration(precedence::LOWEST)?;
-                self.expect_here(TokenKind::Comma)?;
-                let rhs = self.duration(precedence::LOWEST)?;
-                self.expect_here(TokenKind::RightParen)?;
-                let op = match preprocessor {
-                    Preprocessor::MinOf => DurationOp::MinOf,
-                    _ => DurationOp::MaxOf,
-                };
-                let call = duration_binary(op, lhs, rhs);
+            _ => {
+                let call = self.duration_call()?;
                 self.check_duration_expressions(call.span)?;
                 Ok(call)
             }
-            _ => self.unexpected_here(),
         }
+    }
+
+    /// `step()`, `range()`, `min_of(a, b)` or `max_of(a, b)`.
+    fn duration_call(&mut self) -> Result<DurationExpr, Box<ParseError>> {
+        let token = self.peek()?;
+        let TokenKind::Preprocessor(preprocessor) = token.kind else {
+            return self.unexpected_here();
+        };
+        let op = match preprocessor {
+            Preprocessor::Step | Preprocessor::Range => None,
+            Preprocessor::MinOf => Some(DurationOp::MinOf),
+            Preprocessor::MaxOf => Some(DurationOp::MaxOf),
+            Preprocessor::Start | Preprocessor::End => return self.unexpected_here(),
+        };
+        self.bump()?;
+        self.expect_here(TokenKind::LeftParen)?;
+        let Some(op) = op else {
+            let close = self.expect_here(TokenKind::RightParen)?;
+            let kind = match preprocessor {
+                Preprocessor::Step => DurationKind::Step,
+                _ => DurationKind::Range,
+            };
+            return Ok(DurationExpr { span: token.span.to(close.span), wrapped: false, kind });
+        };
+        let lhs = self.duration(precedence::LOWEST)?;
+        self.expect_here(TokenKind::Comma)?;
+        let rhs = self.duration(precedence::LOWEST)?;
+        self.expect_here(TokenKind::RightParen)?;
+        Ok(duration_binary(op, lhs, rhs))
     }
 
     /// A sign before a duration. The sign of a number becomes part of it.

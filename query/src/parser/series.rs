@@ -5,7 +5,7 @@
 
 use super::ParseError;
 use super::ast::Span;
-use super::grammar::{Context, Parser, is_metric_identifier};
+use super::grammar::{Context, NO_CONTEXT, Parser, is_metric_identifier};
 use super::lexer::{self, HistogramKey, Operator, ResetHint, TokenKind};
 use super::{MAX_NODES, ParserOptions};
 use chronolith_model::{
@@ -121,16 +121,18 @@ impl Parser<'_> {
 
     fn series_values(&mut self) -> Result<Vec<SeriesValue>, Box<ParseError>> {
         let mut values = Vec::new();
+        let mut context = VALUES;
         loop {
             match self.peek()?.kind {
                 TokenKind::Eof => return Ok(values),
                 TokenKind::Space => {
                     self.bump()?;
+                    context = NO_CONTEXT;
                     if !matches!(self.peek()?.kind, TokenKind::Eof | TokenKind::Space) {
                         self.series_item(&mut values)?;
                     }
                 }
-                _ => return self.unexpected(VALUES),
+                _ => return self.unexpected(context),
             }
         }
     }
@@ -151,9 +153,12 @@ impl Parser<'_> {
                 self.bump()?;
                 self.float_item(values, stale_nan())
             }
-            _ => match self.signed_number()? {
+            kind => match self.signed_number()? {
                 Some((value, _)) => self.float_item(values, value),
-                None => self.unexpected(VALUES),
+                None if matches!(kind, TokenKind::Operator(Operator::Add | Operator::Sub)) => {
+                    self.unexpected(VALUES)
+                }
+                None => self.unexpected(NO_CONTEXT),
             },
         }
     }
@@ -185,7 +190,6 @@ impl Parser<'_> {
 
     /// `{{...}}`, `{{...}}x3` or `{{...}}+{{...}}x3`.
     fn histogram_item(&mut self, values: &mut Vec<SeriesValue>) -> Result<(), Box<ParseError>> {
-        let span = self.peek()?.span;
         let first = self.histogram()?;
         let mut hint_given = first.hint_given;
         let mut combined = None;
@@ -204,6 +208,7 @@ impl Parser<'_> {
             None if combined.is_some() => return self.unexpected(VALUES),
             None => 0,
         };
+        let span = self.last();
         let mut current = first.histogram;
         let mut shared = Arc::new(current.clone());
         self.extend(values, span, n_more.saturating_add(1), |index| {
