@@ -364,9 +364,14 @@ impl Run<'_, '_> {
         let few = |value| Ok((value, self.builder.cx.store.budget.take(0, 0)?));
         match self.builder.build(plan, &place)? {
             Node::Text(value) => few(Value::String { timestamp, value }),
-            Node::Scalar(values) if self.range => few(Value::Matrix(output::scalar_matrix(&values, &grid))),
-            Node::Scalar(values) => {
-                few(Value::Scalar { timestamp, value: values.first().copied().unwrap_or(f64::NAN) })
+            Node::Scalar(scalar) if self.range => {
+                self.builder.notes.merge(scalar.notes);
+                few(Value::Matrix(output::scalar_matrix(&scalar.values, &grid)))
+            }
+            Node::Scalar(scalar) => {
+                self.builder.notes.merge(scalar.notes);
+                let value = scalar.values.first().copied().unwrap_or(f64::NAN);
+                few(Value::Scalar { timestamp, value })
             }
             Node::Vector(operator) if self.range => self.matrix(operator, grid),
             Node::Vector(operator) => {

@@ -115,10 +115,25 @@ pub(crate) trait ColumnMap: Send + Sync {
 /// A part of a query over a grid.
 pub(crate) enum Node {
     Vector(Box<dyn Operator>),
-    /// One value a step.
-    Scalar(Vec<f64>),
+    Scalar(Scalar),
     /// Strings are bytes: they need not be UTF-8.
     Text(Vec<u8>),
+}
+
+/// A scalar: it is evaluated while operators are built.
+#[derive(Default)]
+pub(crate) struct Scalar {
+    /// One value a step.
+    pub(crate) values: Vec<f64>,
+    /// For whoever uses it, to be put where it stands among its other arguments: of annotations that are equal but
+    /// for their place the last is shown.
+    pub(crate) notes: Annotations,
+}
+
+impl From<Vec<f64>> for Scalar {
+    fn from(values: Vec<f64>) -> Self {
+        Self { values, notes: Annotations::default() }
+    }
 }
 
 impl Cx<'_> {
@@ -212,7 +227,50 @@ pub(crate) fn with_map(mut operator: Box<dyn Operator>, map: Arc<dyn ColumnMap>)
         return operator;
     }
     let series = operator.series().to_vec();
-    Box::new(Mapped { inner: operator, series, maps: vec![map], notes: Annotations::default() })
+    Box::new(Mapped { inner: operator, series, maps: vec![map], notes: vec![Annotations::default()] })
+}
+
+/// An operator together with what was noted before and after it.
+pub(crate) fn with_notes(
+    inner: Box<dyn Operator>,
+    before: Annotations,
+    after: Annotations,
+) -> Box<dyn Operator> {
+    if before.is_empty() && after.is_empty() {
+        return inner;
+    }
+    Box::new(Noted { inner, before, after })
+}
+
+struct Noted {
+    inner: Box<dyn Operator>,
+    before: Annotations,
+    after: Annotations,
+}
+
+impl Operator for Noted {
+    fn series(&self) -> &[OutSeries] {
+        self.inner.series()
+    }
+
+    fn series_mut(&mut self) -> &mut [OutSeries] {
+        self.inner.series_mut()
+    }
+
+    fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
+        self.inner.next(cx, out)
+    }
+
+    fn failed_at(&self) -> Option<usize> {
+        self.inner.failed_at()
+    }
+
+    fn finish(self: Box<Self>) -> Annotations {
+        let mut notes = self.before;
+        notes.merge(self.inner.finish());
+        notes.merge(self.after);
+        notes
+    }
 }
 
 /// Row-wise steps behind an operator that has no pipeline of its own.
@@ -220,7 +278,8 @@ struct Mapped {
     inner: Box<dyn Operator>,
     series: Vec<OutSeries>,
     maps: Vec<Arc<dyn ColumnMap>>,
-    notes: Annotations,
+    /// By step of the pipeline.
+    notes: Vec<Annotations>,
 }
 
 impl Operator for Mapped {
@@ -236,20 +295,21 @@ impl Operator for Mapped {
         if !self.inner.next(cx, out)? {
             return Ok(false);
         }
-        for map in &self.maps {
-            map.apply(cx, out, &mut self.notes)?;
+        for (map, notes) in self.maps.iter().zip(&mut self.notes) {
+            map.apply(cx, out, notes)?;
         }
         Ok(true)
     }
 
     fn push_map(&mut self, map: &Arc<dyn ColumnMap>) -> bool {
         self.maps.push(Arc::clone(map));
+        self.notes.push(Annotations::default());
         true
     }
 
     fn finish(self: Box<Self>) -> Annotations {
         let mut notes = self.inner.finish();
-        notes.merge(self.notes);
+        self.notes.into_iter().for_each(|later| notes.merge(later));
         notes
     }
 }

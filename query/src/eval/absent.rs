@@ -2,8 +2,7 @@
 
 use super::batch::{Batch, Grid, bits, count_bits, fill_bits, get_bit, set_bit};
 use super::labels::{LabelSetId, NO_LABELS};
-use super::{Cx, Kept, Operator, OutSeries, Rows};
-use crate::annotations::Annotations;
+use super::{Cx, Kept, Operator, OutSeries, Rows, Scalar};
 use crate::error::QueryError;
 use crate::plan::Plan;
 use chronolith_model::matcher::MatchOp;
@@ -68,11 +67,7 @@ pub(crate) fn absent_labels(cx: &Cx<'_>, argument: &Plan) -> LabelSetId {
 }
 
 /// The only float of each step; NaN where there is none, or more than one.
-pub(crate) fn scalar(
-    cx: &Cx<'_>,
-    mut inner: Box<dyn Operator>,
-    grid: Grid,
-) -> Result<(Vec<f64>, Annotations), QueryError> {
+pub(crate) fn scalar(cx: &Cx<'_>, mut inner: Box<dyn Operator>, grid: Grid) -> Result<Scalar, QueryError> {
     let mut values = vec![f64::NAN; grid.n_steps];
     let mut found = vec![0; grid.n_words()];
     let mut batch = Batch::default();
@@ -86,5 +81,5 @@ pub(crate) fn scalar(
         }
         cx.check()?;
     }
-    Ok((values, inner.finish()))
+    Ok(Scalar { values, notes: inner.finish() })
 }

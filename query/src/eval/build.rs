@@ -21,7 +21,7 @@ use super::sort::{Order, sort};
 use super::spread::Spread;
 use super::subquery::SubqueryWindows;
 use super::window::{WindowCall, Windows};
-use super::{ColumnMap, Cx, Kept, Node, Operator, OutSeries, Rows, with_map};
+use super::{ColumnMap, Cx, Kept, Node, Operator, OutSeries, Rows, Scalar, with_map, with_notes};
 use crate::annotations::{Annotation, Annotations};
 use crate::error::QueryError;
 use crate::functions::label::{LabelJoin, LabelReplace};
@@ -80,7 +80,7 @@ impl Builder<'_, '_> {
         }
         self.charge.add_bytes(grid.n_steps.saturating_mul(STEP_BYTES))?;
         match &plan.kind {
-            PlanKind::Number(value) => Ok(Node::Scalar(vec![*value; grid.n_steps])),
+            PlanKind::Number(value) => Ok(Node::Scalar(vec![*value; grid.n_steps].into())),
             PlanKind::Text(text) => Ok(Node::Text(text.clone())),
             PlanKind::Select(selector) => {
                 self.select_instant(selector, place, Wanted::Value).map(Node::Vector)
@@ -106,9 +106,9 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn scalar(&mut self, plan: &Plan, place: &Place) -> Result<Vec<f64>, QueryError> {
+    fn scalar(&mut self, plan: &Plan, place: &Place) -> Result<Scalar, QueryError> {
         match self.build(plan, place)? {
-            Node::Scalar(values) => Ok(values),
+            Node::Scalar(scalar) => Ok(scalar),
             Node::Vector(_) | Node::Text(_) => Err(QueryError::execution("expected a scalar")),
         }
     }
@@ -121,8 +121,9 @@ impl Builder<'_, '_> {
             Place { grid: Grid::instant(place.grid.start), scope: place.scope.invariant(place.grid.n_steps) };
         Ok(match self.build(inner, &once)? {
             Node::Vector(operator) => Node::Vector(Box::new(Spread::new(operator, place.grid))),
-            Node::Scalar(values) => {
-                Node::Scalar(vec![values.first().copied().unwrap_or(f64::NAN); place.grid.n_steps])
+            Node::Scalar(Scalar { values, notes }) => {
+                let value = values.first().copied().unwrap_or(f64::NAN);
+                Node::Scalar(Scalar { values: vec![value; place.grid.n_steps], notes })
             }
             text @ Node::Text(_) => text,
         })
@@ -130,7 +131,10 @@ impl Builder<'_, '_> {
 
     fn negate(&mut self, inner: &Plan, place: &Place) -> Result<Node, QueryError> {
         match self.build(inner, place)? {
-            Node::Scalar(values) => Ok(Node::Scalar(values.into_iter().map(|value| -value).collect())),
+            Node::Scalar(mut scalar) => {
+                scalar.values.iter_mut().for_each(|value| *value = -*value);
+                Ok(Node::Scalar(scalar))
+            }
             Node::Vector(operator) => {
                 self.map_and_drop_name(operator, Arc::new(Negate), place.grid).map(Node::Vector)
             }
@@ -242,11 +246,11 @@ impl Builder<'_, '_> {
             let counted = count_values(cx, operator, grid, label, grouping, without)?;
             return self.met_at_step(counted, grid);
         }
-        let values = match param {
+        let Scalar { values, notes } = match param {
             Some(param) => self.scalar(param, place)?,
-            None => Vec::new(),
+            None => Scalar::default(),
         };
-        let operator = self.vector(inner, place)?;
+        let operator = with_notes(self.vector(inner, place)?, notes, Annotations::default());
         let groups = group(cx, operator.series(), grouping, without)?;
         let parameter = Parameter::new(values);
         match op {
@@ -255,11 +259,13 @@ impl Builder<'_, '_> {
                 choose(cx, operator, grid, op, &groups, &parameter, spans)
             }
             _ => {
+                let mut notes = Annotations::default();
                 let quantiles = match op {
-                    AggregateOp::Quantile => parameter.quantiles(param_span, &mut self.notes),
+                    AggregateOp::Quantile => parameter.quantiles(param_span, &mut notes),
                     _ => Vec::new(),
                 };
-                Ok(Box::new(Fold::new(cx, operator, grid, op, groups, quantiles, inner.span)?))
+                let fold = Fold::new(cx, operator, grid, op, groups, quantiles, inner.span)?;
+                Ok(with_notes(Box::new(fold), Annotations::default(), notes))
             }
         }
     }
@@ -292,7 +298,12 @@ impl Builder<'_, '_> {
             (Err(error), _) => return Err(error),
         };
         let (left, right) = right;
-        let with_scalar = |operator, scalar, scalar_left| {
+        let with_scalar = |operator, Scalar { values: scalar, notes }: Scalar, scalar_left| {
+            let nothing = Annotations::default();
+            let operator = match scalar_left {
+                true => with_notes(operator, notes, nothing),
+                false => with_notes(operator, nothing, notes),
+            };
             if scalar_left && matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
                 return Ok(Node::Vector(Box::new(trim_scalars(cx, operator, grid, op, plan.span)?)));
             }
@@ -305,8 +316,7 @@ impl Builder<'_, '_> {
         };
         match (left, right) {
             (Node::Scalar(a), Node::Scalar(b)) => {
-                let values = a.iter().zip(&b).map(|(&a, &b)| scalar_binary(op, a, b));
-                Ok(Node::Scalar(values.collect()))
+                Ok(Node::Scalar(both(a, b, |a, b| scalar_binary(op, a, b))))
             }
             (Node::Vector(operator), Node::Scalar(scalar)) => with_scalar(operator, scalar, false),
             (Node::Scalar(scalar), Node::Vector(operator)) => with_scalar(operator, scalar, true),
@@ -354,22 +364,24 @@ impl Builder<'_, '_> {
             return self.met_at_step(operator, grid).map(Node::Vector);
         }
         match function {
-            Function::Time => Ok(Node::Scalar(grid.times().map(|t| t as f64 / 1000.0).collect())),
-            Function::Pi => Ok(Node::Scalar(vec![std::f64::consts::PI; grid.n_steps])),
+            Function::Time => {
+                let times: Vec<f64> = grid.times().map(|t| t as f64 / 1000.0).collect();
+                Ok(Node::Scalar(times.into()))
+            }
+            Function::Pi => Ok(Node::Scalar(vec![std::f64::consts::PI; grid.n_steps].into())),
             Function::MaxOf | Function::MinOf => {
                 let f = if function == Function::MaxOf { math::max } else { math::min };
                 let (a, b) = (self.scalar(&args[0], place)?, self.scalar(&args[1], place)?);
-                Ok(Node::Scalar(a.into_iter().zip(b).map(|(a, b)| f(a, b)).collect()))
+                Ok(Node::Scalar(both(a, b, f)))
             }
             Function::Scalar => {
                 let operator = self.vector(&args[0], place)?;
-                let (values, notes) = scalar(cx, operator, grid)?;
-                self.notes.merge(notes);
-                Ok(Node::Scalar(values))
+                Ok(Node::Scalar(scalar(cx, operator, grid)?))
             }
             Function::Vector => {
-                let values = self.scalar(&args[0], place)?;
-                self.single_row(&values, grid).map(Node::Vector)
+                let Scalar { values, notes } = self.scalar(&args[0], place)?;
+                let row = self.single_row(&values, grid)?;
+                Ok(Node::Vector(with_notes(row, notes, Annotations::default())))
             }
             Function::Absent => {
                 let labels = absent_labels(cx, &args[0]);
@@ -424,13 +436,17 @@ impl Builder<'_, '_> {
     fn bounded(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
         let grid = place.grid;
         let operator = self.vector(&args[0], place)?;
-        let (mut operator, mut scalars) = (operator, Vec::new());
+        let (mut operator, mut scalars, mut notes) = (operator, Vec::new(), Annotations::default());
         for argument in &args[1..] {
             match self.scalar(argument, place) {
-                Ok(scalar) => scalars.push(scalar),
+                Ok(scalar) => {
+                    scalars.push(scalar.values);
+                    notes.merge(scalar.notes);
+                }
                 Err(error) => return Err(first_failure(self.cx, &mut *operator, error)),
             }
         }
+        let operator = with_notes(operator, Annotations::default(), notes);
         let map: Arc<dyn ColumnMap> = if function == Function::Round {
             let nearest = scalars.pop().unwrap_or_else(|| vec![1.0; grid.n_steps]);
             Arc::new(StepMap(move |step: usize, value| Some(math::round(value, nearest[step]))))
@@ -559,41 +575,40 @@ impl Builder<'_, '_> {
 
     fn histograms(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
         let (cx, grid) = (self.cx, place.grid);
+        // Of the scalars before the vector and behind it, and of the quantiles themselves.
+        let (mut before, mut behind, mut own) = <(Annotations, Annotations, Annotations)>::default();
         let (question, vector) = match function {
             Function::HistogramFraction => {
                 let (lower, upper) = (self.scalar(&args[0], place)?, self.scalar(&args[1], place)?);
-                (Question::Fraction { lower, upper }, &args[2])
+                before.merge(lower.notes);
+                before.merge(upper.notes);
+                (Question::Fraction { lower: lower.values, upper: upper.values }, &args[2])
             }
             Function::HistogramQuantile => {
                 let quantiles = self.scalar(&args[0], place)?;
-                self.note_quantiles(&quantiles, args[0].span);
-                (Question::Quantile(quantiles), &args[1])
+                before.merge(quantiles.notes);
+                note_quantiles(&[(&quantiles.values, args[0].span)], &mut own);
+                (Question::Quantile(quantiles.values), &args[1])
             }
             _ => {
-                let mut quantiles = Vec::new();
+                let mut columns = Vec::new();
                 for argument in &args[2..] {
-                    let values = self.scalar(argument, place)?;
-                    self.note_quantiles(&values, argument.span);
-                    quantiles.extend(labelled_quantiles(cx, &values));
+                    let column = self.scalar(argument, place)?;
+                    behind.merge(column.notes);
+                    columns.push((column.values, argument.span));
                 }
+                let spanned: Vec<_> = columns.iter().map(|(values, span)| (&values[..], *span)).collect();
+                note_quantiles(&spanned, &mut own);
+                let quantiles = columns.iter().flat_map(|(values, _)| labelled_quantiles(cx, values));
+                let quantiles = quantiles.collect();
                 let label = cx.store.symbols.intern(&String::from_utf8_lossy(text(&args[1])));
                 (Question::Quantiles { label, quantiles }, &args[0])
             }
         };
-        let operator = self.vector(vector, place)?;
+        let operator = with_notes(self.vector(vector, place)?, before, behind);
         let histograms = Histograms::new(cx, operator, grid, question, vector.span)?;
-        self.met_at_step(Box::new(histograms.answered(cx)?), grid)
-    }
-
-    fn note_quantiles(&mut self, quantiles: &[f64], span: Span) {
-        let mut noted: Option<f64> = None;
-        for &q in quantiles {
-            let repeated = noted.is_some_and(|noted| noted.to_bits() == q.to_bits());
-            if (q.is_nan() || !(0.0..=1.0).contains(&q)) && !repeated {
-                self.notes.add(Annotation::InvalidQuantile(q), span);
-                noted = Some(q);
-            }
-        }
+        let answered = with_notes(Box::new(histograms.answered(cx)?), Annotations::default(), own);
+        self.met_at_step(answered, grid)
     }
 
     fn window_call(&mut self, function: Function, args: &[Plan], place: &Place) -> Built {
@@ -608,10 +623,12 @@ impl Builder<'_, '_> {
             }
             _ => return Err(unsupported()),
         };
-        let mut scalars = Vec::new();
+        let (mut scalars, mut notes) = (Vec::new(), Annotations::default());
         for (i, argument) in args.iter().enumerate() {
             if i != at {
-                scalars.push(self.scalar(argument, place)?);
+                let scalar = self.scalar(argument, place)?;
+                scalars.push(scalar.values);
+                notes.merge(scalar.notes);
             }
         }
         let mut spans: Vec<Span> = args.iter().map(|arg| arg.span).collect();
@@ -637,7 +654,7 @@ impl Builder<'_, '_> {
                 check_extension(function, selector.extension)?;
                 let call =
                     WindowCall { time: selector.time, range_ms, extension: selector.extension, ..call };
-                self.range_windows(function, selector, call)?
+                with_notes(self.range_windows(function, selector, call)?, notes, Annotations::default())
             }
             Ranged::Subquery { inner, range_ms, step_ms, time } => {
                 let call = WindowCall { time, range_ms, counts_reads: false, ..call };
@@ -649,7 +666,9 @@ impl Builder<'_, '_> {
                     // The first step reads what all steps look at.
                     DataTime::Fixed(_) => place.scope.invariant(grid.n_steps).inside_subquery(),
                 };
+                // It is evaluated before the other arguments, wherever it stands.
                 let operator = self.subquery(inner, inner_grid, scope)?;
+                let operator = with_notes(operator, Annotations::default(), notes);
                 let mut series = operator.series().to_vec();
                 drop_names(cx, function, &mut series);
                 Box::new(SubqueryWindows::new(operator, inner_grid, call, series))
@@ -742,6 +761,29 @@ pub(crate) fn subquery_grid(outer: &Grid, time: DataTime, range_ms: i64, step_ms
         start += step_ms;
     }
     Grid::new(start, time.at(outer.end()), step_ms)
+}
+
+/// A scalar out of two.
+fn both(mut a: Scalar, b: Scalar, f: impl Fn(f64, f64) -> f64) -> Scalar {
+    a.values.iter_mut().zip(b.values).for_each(|(a, b)| *a = f(*a, b));
+    a.notes.merge(b.notes);
+    a
+}
+
+/// Notes quantiles out of range, step by step.
+fn note_quantiles(columns: &[(&[f64], Span)], notes: &mut Annotations) {
+    // A single column mostly repeats itself.
+    let mut noted: Option<u64> = None;
+    for step in 0..columns.first().map_or(0, |(values, _)| values.len()) {
+        for (values, span) in columns {
+            let q = values[step];
+            let repeated = columns.len() == 1 && noted == Some(q.to_bits());
+            if (q.is_nan() || !(0.0..=1.0).contains(&q)) && !repeated {
+                notes.add(Annotation::InvalidQuantile(q), *span);
+                noted = Some(q.to_bits());
+            }
+        }
+    }
 }
 
 /// The text of a string argument.

@@ -499,22 +499,6 @@ impl Join {
         Ok(true)
     }
 
-    /// Several series on the one side and a fill are an error whatever the other side holds; but that may hold an
-    /// earlier one. Nothing comes out meanwhile: what surrounds the operation would object to equal labels.
-    fn fail(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
-        let mut batch = Batch::default();
-        while self.many.next(cx, &mut batch)? {
-            cx.check()?;
-            let (first, end) = (self.first_out[batch.first], self.first_out[batch.first + batch.rows]);
-            out.reset(cx, &self.grid, first, end - first)?;
-            for at in 0..batch.rows {
-                self.combine_row(batch.row(at), batch.first + at, out, first)?;
-            }
-        }
-        self.raise(cx)?;
-        Ok(false)
-    }
-
     /// Raises the error of the earliest step, now that both sides are known.
     fn raise(&mut self, cx: &Cx<'_>) -> Result<(), QueryError> {
         let VectorMatching { on: _, fill_lhs, fill_rhs, cardinality, .. } = &self.operation.matching;
@@ -560,19 +544,11 @@ impl Operator for Join {
     fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
         if self.state == State::Start {
             self.read_one_side(cx)?;
-            let matching = &self.operation.matching;
-            let filled = matching.fill_lhs.is_some() || matching.fill_rhs.is_some();
-            if filled && !self.duplicates.is_empty() {
-                return self.fail(cx, out);
-            }
             self.state = State::Many;
         }
         while self.state == State::Many {
             let mut batch = std::mem::take(&mut self.batch);
             if !self.many.next(cx, &mut batch)? {
-                // Before series that nothing met come out: of several with the same key the error is this one,
-                // not that their labels are equal.
-                self.raise(cx)?;
                 self.state = State::Unmatched(0);
                 break;
             }
@@ -596,6 +572,8 @@ impl Operator for Join {
             self.state = State::Unmatched(from + out.rows);
             return Ok(true);
         }
+        // Last, when whoever merges series with equal labels knows whether they meet at an earlier step.
+        self.raise(cx)?;
         Ok(false)
     }
 

@@ -47,7 +47,8 @@ pub(crate) struct Leaf<S> {
     reads: Vec<Range<u32>>,
     next_read: usize,
     ready: VecDeque<Batch>,
-    notes: Annotations,
+    /// Of the source, then of each map.
+    notes: Vec<Annotations>,
 }
 
 impl<S: RowSource> Leaf<S> {
@@ -69,13 +70,13 @@ impl<S: RowSource> Leaf<S> {
             reads,
             next_read: 0,
             ready: VecDeque::new(),
-            notes: Annotations::default(),
+            notes: vec![Annotations::default()],
         }
     }
 
     /// Reads one range of series and runs the pipeline over it.
-    fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Result<(Vec<Batch>, Annotations), QueryError> {
-        let mut notes = Annotations::default();
+    fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Result<(Vec<Batch>, Vec<Annotations>), QueryError> {
+        let mut notes = vec![Annotations::default(); self.notes.len()];
         let mut scratch = S::Scratch::default();
         let mut samples = SampleBatch::default();
         cx.check()?;
@@ -97,11 +98,11 @@ impl<S: RowSource> Leaf<S> {
                     unchecked = 0;
                 }
                 let labels = self.selected.labels(range.start + at as u32);
-                self.source.fill(cx, &mut scratch, &samples, at, labels, &mut batch, row, &mut notes)?;
+                self.source.fill(cx, &mut scratch, &samples, at, labels, &mut batch, row, &mut notes[0])?;
             }
             batch.charge_samples()?;
-            for map in &self.maps {
-                map.apply(cx, &mut batch, &mut notes)?;
+            for (map, notes) in self.maps.iter().zip(&mut notes[1..]) {
+                map.apply(cx, &mut batch, notes)?;
             }
             batches.push(batch);
         }
@@ -143,7 +144,7 @@ where
             self.next_read += results.len();
             for result in results {
                 let (batches, notes) = result?;
-                self.notes.merge(notes);
+                self.notes.iter_mut().zip(notes).for_each(|(all, later)| all.merge(later));
                 self.ready.extend(batches);
             }
         }
@@ -151,11 +152,15 @@ where
 
     fn push_map(&mut self, map: &Arc<dyn ColumnMap>) -> bool {
         self.maps.push(Arc::clone(map));
+        self.notes.push(Annotations::default());
         true
     }
 
     fn finish(self: Box<Self>) -> Annotations {
-        self.notes
+        self.notes.into_iter().fold(Annotations::default(), |mut notes, later| {
+            notes.merge(later);
+            notes
+        })
     }
 }
 

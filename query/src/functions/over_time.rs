@@ -3,6 +3,7 @@
 //!
 //! Source: Prometheus v3.14, `promql/functions.go`.
 
+mod exact;
 mod histogram;
 mod sliding;
 mod trend;
@@ -201,7 +202,7 @@ impl WindowFunction for Extreme {
                 column.windows(1).for_each(|(step, ..)| row.set(step, value));
             }
             ColumnValues::Constant(_) => return Ok(false),
-            ColumnValues::Each(values) if sliding::pays(column, sliding::MIN_SAMPLES) => {
+            ColumnValues::Each(values) if sliding::pays(column) => {
                 sliding::extremes(column, values, self.beats, |step, at| {
                     row.set(step, self.result(column.times, values, at));
                 });
@@ -328,22 +329,21 @@ impl WindowFunction for Total {
         let ColumnValues::Each(values) = column.values else {
             return Ok(false);
         };
-        if sliding::pays(column, sliding::MIN_SAMPLES_OF_SUM) {
-            sliding::sums(column, values, |step, parts, window| {
-                let n = window.len() as f64;
-                let value = match (self.average, parts) {
-                    (true, Some((sum, c))) => sum / n + c / n,
-                    (true, None) => average(window),
-                    (false, _) => sliding::total(parts, window),
-                };
-                row.set(step, value);
-            });
+        let one_by_one = |window: &[f64]| if self.average { average(window) } else { sum(window) };
+        let Some(totals) = exact::ExactTotals::new(column, values, self.average) else {
+            column.windows(1).for_each(|(step, low, high)| row.set(step, one_by_one(&values[low..high])));
             return Ok(true);
-        }
-        for (step, low, high) in column.windows(1) {
-            let values = &values[low..high];
-            row.set(step, if self.average { average(values) } else { sum(values) });
-        }
+        };
+        totals.each(column, values, |step, total, window| {
+            row.set(
+                step,
+                match total {
+                    Some(total) if self.average => total / window.len() as f64 + 0.0,
+                    Some(total) => total,
+                    None => one_by_one(window),
+                },
+            );
+        });
         Ok(true)
     }
 }
@@ -421,11 +421,6 @@ mod tests {
             range_s: 1.0,
             extension: crate::functions::Extension::None,
         };
-        sliding::sums(&column, values, |step, parts, window| {
-            let (expected, found) = (sum(window), sliding::total(parts, window));
-            let close = (expected - found).abs() <= expected.abs() * 1e-15;
-            assert!(close || expected.to_bits() == found.to_bits(), "step {step}: {found} for {expected}");
-        });
         for beats in [|a: f64, b: f64| a > b, |a, b| a < b, |a, b| a >= b, |a, b| a <= b] {
             let plain = Extreme { beats, time: false };
             sliding::extremes(&column, values, beats, |step, at| {
@@ -436,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn sliding_folds_give_what_folding_each_window_gives() {
+    fn sliding_extremes_are_those_of_each_window() {
         let mut state = 1u64;
         let mut values: Vec<f64> = (0..500)
             .map(|_| {
