@@ -2,12 +2,13 @@
 # make test   all tests
 # make check  what every change has to pass
 # make fmt    format the code
-# make bench  benches
+# make bench  compare with the servers that are installed, into docs/benchmarks.md
+# make criterion  benches of parts
 # make fuzz   every fuzz target for ten minutes; make fuzz-short: for twenty seconds
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-oracle check fmt lint deny docs bench fuzz fuzz-short
+.PHONY: help setup build run test test-oracle check fmt lint deny docs bench criterion fuzz fuzz-short
 
 # ccache keeps what RocksDB's C++ compiles to, across fresh clones and cleaned target folders.
 ifneq ($(wildcard /usr/lib/ccache),)
@@ -24,7 +25,7 @@ CRATES := chronolith-model chronolith-wire chronolith-storage chronolith-query c
 ASSERTIONS := $(foreach crate,$(CRATES),--config 'profile.release.package.$(crate).debug-assertions=true')
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -6
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -7
 
 # Building RocksDB needs a C++ compiler and libclang; both come from apt where they are missing.
 setup:
@@ -91,7 +92,12 @@ deny:
 docs: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
 
-bench: setup
+# Some minutes on two cores, most of them for Prometheus. BENCH adds options: see loadgen compare --help.
+bench: build
+	$(TARGET_DIR)/release/loadgen compare --hosts 40 --series 500 --scrapes 480 --jitter-ms 20 \
+	  --json $(TARGET_DIR)/bench.json --update docs/benchmarks.md --section small $(BENCH)
+
+criterion: setup
 	$(CARGO) bench --workspace
 
 # Fuzzing needs a nightly compiler; cargo-fuzz is installed where it is missing. What is found stays in

@@ -1,18 +1,18 @@
-//! A fleet made of recorded pages: every recorded target stands on many hosts, and its pages follow
-//! each other at a chosen interval.
+//! A fleet: targets on many hosts, scraped at an interval, as requests in the order of time.
 //!
-//! Values are taken as recorded, so they keep the likeness and the noise of real exporters; the copies
-//! of a target differ in their labels only, which makes labels more regular than those of real fleets.
+//! Targets are recorded pages ([`recorded`]), whose values keep the likeness and the noise of real
+//! exporters, or made up ([`synthetic`]), of any number and the same at every run. The copies of a target
+//! differ in their labels only, which makes labels more regular than those of real fleets.
 
+pub mod recorded;
+pub mod synthetic;
+
+use crate::random::mix;
 use crate::recording::Recording;
 use chronolith_model::LabelsBuilder;
-use chronolith_model::append::{AppendBatch, BatchSeries, Sample, SeriesKey};
-use chronolith_wire::exposition::{Entry, Format, Parser};
+use chronolith_model::append::{AppendBatch, BatchSeries, HistogramSample, Sample, SeriesKey};
+use chronolith_model::histogram::Histogram;
 use chronolith_wire::remote_write::v1;
-use std::collections::HashMap;
-
-/// How far apart two neighbouring hosts are in the recording. A prime, so that they meet late.
-const PAGES_BETWEEN_HOSTS: usize = 53;
 
 /// What is sent.
 #[derive(Debug)]
@@ -21,27 +21,78 @@ pub struct Fleet {
     hosts: u32,
 }
 
-/// One recorded target.
+/// One target, which stands on every host.
 #[derive(Debug, Default)]
-struct Target {
-    job: String,
-    /// Labels of each series as the page has them.
-    series: Vec<LabelsBuilder>,
-    /// One row per page, one value per series; `None` where the page lacks it.
-    pages: Vec<Vec<Option<f64>>>,
+pub struct Target {
+    /// Its label `job`.
+    pub job: String,
+    /// Labels of each series as its page has them.
+    pub series: Vec<LabelsBuilder>,
+    /// What the series say.
+    pub values: Values,
 }
 
-/// When and how a fleet is sent.
+/// Where the values of a target come from.
+#[derive(Debug)]
+pub enum Values {
+    /// Recorded pages.
+    Recorded(recorded::Pages),
+    /// A kind for each series.
+    Synthetic(Vec<synthetic::Kind>),
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self::Recorded(recorded::Pages::default())
+    }
+}
+
+/// What a series says at a scrape.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A float.
+    Float(f64),
+    /// A native histogram.
+    Histogram(Box<Histogram>),
+}
+
+impl Values {
+    fn get(&self, host: u32, series: usize, scrape: u32) -> Option<Value> {
+        match self {
+            Self::Recorded(pages) => pages.get(host, series, scrape).map(Value::Float),
+            Self::Synthetic(kinds) => {
+                let number = u64::from(host) << 32 | series as u64;
+                Some(kinds[series].value(number, u64::from(scrape)))
+            }
+        }
+    }
+}
+
+/// When and how a fleet is scraped.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     /// Time of the first scrape, milliseconds.
     pub start: i64,
     /// Between the scrapes of a target, milliseconds.
     pub interval: i64,
+    /// Each scrape is late by up to this, at random; less than the interval.
+    pub jitter: i64,
     /// How many scrapes.
     pub scrapes: u32,
+    /// Part of the targets that are replaced in an hour: all their series are new ones then.
+    pub churn_per_hour: f64,
     /// Series (of one sample each) in a request.
     pub samples_per_request: usize,
+}
+
+impl Schedule {
+    /// How often the target with this number was replaced before a scrape.
+    fn generation(&self, target: u64, scrape: u32) -> u32 {
+        // Targets are replaced one after the other, not all at once.
+        let phase = (mix(target) >> 11) as f64 / (1u64 << 53) as f64;
+        let hours = f64::from(scrape) * self.interval as f64 / 3_600_000.0;
+        (hours * self.churn_per_hour + phase) as u32
+    }
 }
 
 impl Fleet {
@@ -49,36 +100,31 @@ impl Fleet {
     ///
     /// # Errors
     /// If a page does not parse.
-    pub fn load(recording: &Recording, hosts: u32) -> Result<Self, String> {
-        let mut targets: Vec<Target> = Vec::new();
-        let mut known: Vec<HashMap<Vec<u8>, usize>> = Vec::new();
-        for page in recording.pages() {
-            let at = targets.iter().position(|target| target.job == page.job).unwrap_or_else(|| {
-                targets.push(Target { job: page.job.to_owned(), ..Target::default() });
-                known.push(HashMap::new());
-                targets.len() - 1
-            });
-            read_page(&mut targets[at], &mut known[at], page.body)
-                .map_err(|e| format!("{}: {e}", page.job))?;
-        }
-        if targets.is_empty() {
-            return Err("the recording holds no page".to_owned());
-        }
-        Ok(Self { targets, hosts })
+    pub fn recorded(recording: &Recording, hosts: u32) -> Result<Self, String> {
+        Ok(Self { targets: recorded::targets(recording)?, hosts })
     }
 
-    /// Series of the whole fleet.
+    /// Makes up one target and puts it on `hosts` hosts.
+    pub fn synthetic(mixture: &synthetic::Mixture, hosts: u32) -> Self {
+        Self { targets: vec![mixture.target()], hosts }
+    }
+
+    /// Series of the whole fleet at any time.
     pub fn n_series(&self) -> usize {
         self.targets.iter().map(|target| target.series.len()).sum::<usize>() * self.hosts as usize
     }
 
-    /// Pages of the target that has fewest.
-    pub fn n_pages(&self) -> usize {
-        self.targets.iter().map(|target| target.pages.len()).min().unwrap_or(0)
+    /// Pages of the target that has fewest; `None` if values are made up.
+    pub fn n_pages(&self) -> Option<usize> {
+        let pages = self.targets.iter().map(|target| match &target.values {
+            Values::Recorded(pages) => Some(pages.len()),
+            Values::Synthetic(_) => None,
+        });
+        pages.min().flatten()
     }
 
     /// The part of the fleet that connection `connection` of `connections` sends, as requests in the
-    /// order of time: `send` gets each, with its number of samples.
+    /// order of time: `send` gets each.
     ///
     /// # Errors
     /// The first error of `send`.
@@ -88,44 +134,21 @@ impl Fleet {
         (connection, connections): (u32, u32),
         send: &mut dyn FnMut(&AppendBatch<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
-        let hosts: Vec<u32> = (0..self.hosts).filter(|host| host % connections == connection).collect();
-        // Labels are encoded once, as a sender that keeps its series would.
-        let encoded: Vec<Vec<Vec<Vec<u8>>>> = hosts
-            .iter()
-            .map(|&host| self.targets.iter().map(|target| encode_labels(target, host)).collect())
-            .collect();
-        for scrape in 0..schedule.scrapes {
-            let mut batch = AppendBatch { decode: v1::decode_labels, ..AppendBatch::default() };
-            for (&host, encoded) in hosts.iter().zip(&encoded) {
-                for (number, (target, encoded)) in self.targets.iter().zip(encoded).enumerate() {
-                    // Each target is scraped at an offset of its own.
-                    let spread = i64::from(host) * 7919 + number as i64 * 104_729;
-                    let timestamp = schedule.start
-                        + i64::from(scrape) * schedule.interval
-                        + spread.rem_euclid(schedule.interval);
-                    // And is at another place of the recording: copies that are equal at every scrape
-                    // would compress as no fleet does.
-                    let page = (scrape as usize + host as usize * PAGES_BETWEEN_HOSTS) % target.pages.len();
-                    let page = &target.pages[page];
-                    for (value, labels) in page.iter().zip(encoded) {
-                        let Some(value) = *value else { continue };
-                        let at = batch.samples.len() as u32;
-                        batch.samples.push(Sample { timestamp, value, start_timestamp: 0 });
-                        batch.series.push(BatchSeries {
-                            key: SeriesKey::Encoded(labels),
-                            samples: at..at + 1,
-                            histograms: 0..0,
-                            exemplars: 0..0,
-                        });
-                        if batch.samples.len() == schedule.samples_per_request {
-                            send(&batch)?;
-                            batch.samples.clear();
-                            batch.series.clear();
-                        }
-                    }
-                }
+        let mut copies = Vec::new();
+        for host in (0..self.hosts).filter(|host| host % connections == connection) {
+            for (number, target) in self.targets.iter().enumerate() {
+                copies.push(Copy::new(target, host, number, self.targets.len(), schedule));
             }
-            if !batch.samples.is_empty() {
+        }
+        for scrape in 0..schedule.scrapes {
+            for copy in &mut copies {
+                copy.renew(schedule, scrape);
+            }
+            let mut batch = AppendBatch { decode: v1::decode_labels, ..AppendBatch::default() };
+            for copy in &copies {
+                copy.scrape(schedule, scrape, &mut batch, send)?;
+            }
+            if !batch.series.is_empty() {
                 send(&batch)?;
             }
         }
@@ -133,59 +156,110 @@ impl Fleet {
     }
 }
 
-fn read_page(target: &mut Target, known: &mut HashMap<Vec<u8>, usize>, body: &[u8]) -> Result<(), String> {
-    let mut row = vec![None; target.series.len()];
-    let mut parser = Parser::new(body, Format::Text);
-    while let Some(entry) = parser.next_entry().map_err(|e| e.to_string())? {
-        let Entry::Series(series) = entry else { continue };
-        let at = match known.get(series.raw) {
-            Some(&at) => at,
-            None => {
-                let at = target.series.len();
-                known.insert(series.raw.to_vec(), at);
-                target.series.push(series.labels().map_err(|e| e.to_string())?.to_builder());
-                row.push(None);
-                at
-            }
-        };
-        row[at] = Some(series.value);
-    }
-    target.pages.push(row);
-    Ok(())
+/// A target on a host.
+struct Copy<'f> {
+    target: &'f Target,
+    host: u32,
+    /// Among all targets of all hosts.
+    number: u64,
+    /// Each target is scraped at an offset of its own.
+    offset: i64,
+    generation: u32,
+    /// Labels are encoded once, as a sender that keeps its series would.
+    keys: Vec<u8>,
+    ends: Vec<u32>,
 }
 
-fn encode_labels(target: &Target, host: u32) -> Vec<Vec<u8>> {
-    target
-        .series
-        .iter()
-        .map(|labels| {
+impl<'f> Copy<'f> {
+    fn new(target: &'f Target, host: u32, number: usize, n_targets: usize, schedule: &Schedule) -> Self {
+        let spread = i64::from(host) * 7919 + number as i64 * 104_729;
+        let offset = spread.rem_euclid((schedule.interval - schedule.jitter).max(1));
+        let number = u64::from(host) * n_targets as u64 + number as u64;
+        let mut copy =
+            Self { target, host, number, offset, generation: 0, keys: Vec::new(), ends: Vec::new() };
+        copy.encode_labels();
+        copy
+    }
+
+    fn renew(&mut self, schedule: &Schedule, scrape: u32) {
+        let generation = schedule.generation(self.number, scrape);
+        if generation != self.generation {
+            self.generation = generation;
+            self.encode_labels();
+        }
+    }
+
+    fn encode_labels(&mut self) {
+        let instance = match self.generation {
+            0 => format!("host-{:05}.example.org:9100", self.host),
+            generation => format!("host-{:05}-{generation}.example.org:9100", self.host),
+        };
+        self.keys.clear();
+        self.ends.clear();
+        for labels in &self.target.series {
             let mut labels = labels.clone();
-            labels.set("job", &target.job).set("instance", &format!("host-{host:05}.example.org:9100"));
-            let mut encoded = Vec::new();
-            v1::put_labels(&mut encoded, labels.iter());
-            encoded
-        })
-        .collect()
+            labels.set("job", &self.target.job).set("instance", &instance);
+            v1::put_labels(&mut self.keys, labels.iter());
+            self.ends.push(u32::try_from(self.keys.len()).expect("labels of a target are below 4 GiB"));
+        }
+    }
+
+    /// Adds a scrape to the batch, which is sent whenever it is full.
+    fn scrape<'s>(
+        &'s self,
+        schedule: &Schedule,
+        scrape: u32,
+        batch: &mut AppendBatch<'s>,
+        send: &mut dyn FnMut(&AppendBatch<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let late = (mix(self.number << 32 | u64::from(scrape)) % (schedule.jitter as u64 + 1)) as i64;
+        let timestamp = schedule.start + i64::from(scrape) * schedule.interval + self.offset + late;
+        let mut start = 0;
+        for (series, &end) in self.ends.iter().enumerate() {
+            let key = SeriesKey::Encoded(&self.keys[start as usize..end as usize]);
+            start = end;
+            let Some(value) = self.target.values.get(self.host, series, scrape) else { continue };
+            push(batch, key, timestamp, value);
+            if batch.series.len() == schedule.samples_per_request {
+                send(batch)?;
+                batch.series.clear();
+                batch.samples.clear();
+                batch.histograms.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push<'s>(batch: &mut AppendBatch<'s>, key: SeriesKey<'s>, timestamp: i64, value: Value) {
+    let (samples, histograms) = (batch.samples.len() as u32, batch.histograms.len() as u32);
+    match value {
+        Value::Float(value) => batch.samples.push(Sample { timestamp, value, start_timestamp: 0 }),
+        Value::Histogram(histogram) => {
+            batch.histograms.push(HistogramSample { timestamp, start_timestamp: 0, histogram: *histogram });
+        }
+    }
+    batch.series.push(BatchSeries {
+        key,
+        samples: samples..batch.samples.len() as u32,
+        histograms: histograms..batch.histograms.len() as u32,
+        exemplars: 0..0,
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
 
-    #[test]
-    fn connections_share_the_fleet_and_each_series_is_in_order() {
-        let mut target = Target { job: "node".into(), ..Target::default() };
-        let mut known = HashMap::new();
-        read_page(&mut target, &mut known, b"a 1\nb{x=\"y\"} 2\n").unwrap();
-        read_page(&mut target, &mut known, b"a 3\nc 4\n").unwrap();
-        let fleet = Fleet { targets: vec![target], hosts: 3 };
-        assert_eq!(fleet.n_series(), 9);
-        let schedule = Schedule { start: 1_000_000, interval: 15_000, scrapes: 2, samples_per_request: 2 };
-        let mut samples: HashMap<Vec<u8>, Vec<(i64, f64)>> = HashMap::new();
-        for connection in 0..2 {
+    type Samples = HashMap<Vec<u8>, Vec<(i64, f64)>>;
+
+    fn collect(fleet: &Fleet, schedule: &Schedule, connections: u32) -> Samples {
+        let mut samples = Samples::new();
+        for connection in 0..connections {
             fleet
-                .requests(&schedule, (connection, 2), &mut |batch| {
-                    assert!(batch.samples.len() <= 2);
+                .requests(schedule, (connection, connections), &mut |batch| {
+                    assert!(batch.series.len() <= schedule.samples_per_request);
                     for series in &batch.series {
                         let SeriesKey::Encoded(labels) = series.key else { panic!("series are encoded") };
                         let sample = batch.samples[series.samples.start as usize];
@@ -195,8 +269,56 @@ mod tests {
                 })
                 .unwrap();
         }
+        samples
+    }
+
+    const SCHEDULE: Schedule = Schedule {
+        start: 1_000_000,
+        interval: 15_000,
+        jitter: 0,
+        scrapes: 2,
+        churn_per_hour: 0.0,
+        samples_per_request: 2,
+    };
+
+    #[test]
+    fn connections_share_the_fleet_and_each_series_is_in_order() {
+        let target = recorded::target_of("node", &[b"a 1\nb{x=\"y\"} 2\n", b"a 3\nc 4\n"]);
+        let fleet = Fleet { targets: vec![target], hosts: 3 };
+        assert_eq!(fleet.n_series(), 9);
+        let samples = collect(&fleet, &SCHEDULE, 2);
         assert_eq!(samples.len(), 9);
         assert_eq!(samples.values().map(Vec::len).sum::<usize>(), 3 * 4);
         assert!(samples.values().all(|s| s.windows(2).all(|pair| pair[0].0 < pair[1].0)));
+    }
+
+    #[test]
+    fn jitter_keeps_the_order_and_all_samples() {
+        let mixture = synthetic::Mixture { series: 10, ..synthetic::Mixture::default() };
+        let fleet = Fleet::synthetic(&mixture, 4);
+        let schedule = Schedule { jitter: 14_999, scrapes: 50, ..SCHEDULE };
+        let samples = collect(&fleet, &schedule, 1);
+        assert_eq!(samples.values().map(Vec::len).sum::<usize>(), 10 * 4 * 50);
+        assert!(samples.values().all(|s| s.windows(2).all(|pair| pair[0].0 < pair[1].0)));
+        let gaps: std::collections::HashSet<i64> =
+            samples.values().next().unwrap().windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        assert!(gaps.len() > 10, "scrapes come at uneven times");
+    }
+
+    #[test]
+    fn churn_replaces_its_part_of_the_targets() {
+        let mixture = synthetic::Mixture { series: 1, ..synthetic::Mixture::default() };
+        let fleet = Fleet::synthetic(&mixture, 1000);
+        // Ten hours.
+        let schedule = Schedule {
+            scrapes: 601,
+            interval: 60_000,
+            churn_per_hour: 0.01,
+            samples_per_request: 500,
+            ..SCHEDULE
+        };
+        let samples = collect(&fleet, &schedule, 1);
+        assert_eq!(samples.values().map(Vec::len).sum::<usize>(), 1000 * 601);
+        assert!((1070..1130).contains(&samples.len()), "{} series", samples.len());
     }
 }

@@ -128,30 +128,39 @@ pub fn usage(pid: u32) -> std::io::Result<Usage> {
     let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let value = |text: &str, name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|rest| rest.split_whitespace().next())
-            .and_then(|number| number.parse::<u64>().ok())
-            .unwrap_or(0)
+    let written = |name: &str| {
+        let number = io.lines().find_map(|line| line.strip_prefix(name));
+        number.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or(0)
     };
     Ok(Usage {
         cpu_seconds: (ticks(11) + ticks(12)) / TICKS,
-        peak_resident_bytes: value(&status, "VmHWM:") * 1024,
-        written_bytes: value(&io, "wchar:"),
-        device_written_bytes: value(&io, "write_bytes:"),
+        peak_resident_bytes: status_bytes(&status, "VmHWM:"),
+        written_bytes: written("wchar:"),
+        device_written_bytes: written("write_bytes:"),
     })
 }
 
-/// Bytes of all files below a folder, by length.
-pub fn folder_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+/// Resident memory of a process now; 0 if there is no such process.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status_bytes(&status, "VmRSS:")
+}
+
+fn status_bytes(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    number.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Bytes of all files below a folder, by length, and how many files.
+pub fn folder_bytes(folder: &Path) -> (u64, u64) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return (0, 0) };
     entries
         .flatten()
         .map(|entry| match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
-            Ok(metadata) => metadata.len(),
-            Err(_) => 0,
+            Ok(metadata) => (metadata.len(), 1),
+            Err(_) => (0, 0),
         })
-        .sum()
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }

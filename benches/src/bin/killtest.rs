@@ -223,7 +223,7 @@ fn main() -> Result<(), String> {
         shared.indeterminate.load(Ordering::Relaxed),
         shared.refused.load(Ordering::Relaxed),
         shared.deletions.load(Ordering::Relaxed),
-        folder_bytes(&root),
+        folder_bytes(&root).0,
     );
     if outcome.is_err() && args.dir.is_none() {
         let kept = temporary.keep();
