@@ -1,0 +1,192 @@
+//! Dashboard and alert queries beside the peers: Chronolith, Prometheus and VictoriaMetrics get the same
+//! stream, and answer the same queries warm and cold.
+//!
+//! For each query and server: CPU time of the server's process and time to the last byte. Warm is the median
+//! of repeated requests, on VictoriaMetrics without its response cache; cold is the first request after a
+//! start with the data files out of the page cache. What was loaded is kept in the folder, so the next run
+//! with the same options starts at once.
+//!
+//! `cargo run --release --workspace --bin dashboards -- --server target/release/chronolith --dir /tmp/d stream.rec`
+
+mod measure;
+mod queries;
+mod report;
+mod servers;
+
+use chronolith_benches::fleet::{Fleet, Schedule};
+use chronolith_benches::recording::Recording;
+use clap::Parser;
+use measure::Options;
+use report::{Measured, Report};
+use servers::{Kind, Server};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[derive(Parser)]
+#[command(about = "Measures dashboard queries on Chronolith, Prometheus and VictoriaMetrics")]
+struct Args {
+    /// The server's binary.
+    #[arg(long)]
+    server: String,
+    /// Prometheus.
+    #[arg(long, default_value = "prometheus")]
+    prometheus: String,
+    /// VictoriaMetrics.
+    #[arg(long, default_value = "victoria-metrics")]
+    victoria_metrics: String,
+    /// Which servers to measure, by comma.
+    #[arg(long, value_delimiter = ',', default_value = "chronolith,prometheus,victoria-metrics")]
+    servers: Vec<Kind>,
+    /// Data directories and logs. What is there of an earlier run with the same stream is used.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Copies of each recorded target.
+    #[arg(long, default_value_t = 4)]
+    hosts: u32,
+    /// Scrapes, 15 seconds apart.
+    #[arg(long, default_value_t = 480)]
+    scrapes: u32,
+    /// Only queries whose name has this in it.
+    #[arg(long)]
+    only: Option<String>,
+    /// Leave out cold starts.
+    #[arg(long)]
+    no_cold: bool,
+    /// Fewest requests of a warm measurement.
+    #[arg(long, default_value_t = 5)]
+    repeat: u32,
+    /// Fewest milliseconds of CPU a warm measurement takes, for short queries.
+    #[arg(long, default_value_t = 200)]
+    cpu_ms: u32,
+    /// Write the figures to this file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// The recording (`loadgen record`).
+    file: PathBuf,
+}
+
+/// What a folder was filled with.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Loaded {
+    hosts: u32,
+    scrapes: u32,
+    /// Time of the first scrape, in seconds.
+    start: i64,
+}
+
+const INTERVAL_S: i64 = 15;
+
+fn main() -> Result<(), String> {
+    let args = Args::parse();
+    std::fs::create_dir_all(&args.dir).map_err(|e| format!("{}: {e}", args.dir.display()))?;
+    let dir = args.dir.canonicalize().map_err(|e| e.to_string())?;
+    let loaded = start_time(&dir, &args)?;
+    let program = |kind| match kind {
+        Kind::Chronolith => &args.server,
+        Kind::Prometheus => &args.prometheus,
+        Kind::VictoriaMetrics => &args.victoria_metrics,
+    };
+    let mut servers: Vec<Server> =
+        args.servers.iter().map(|&kind| Server::new(kind, program(kind), &dir)).collect();
+    load(&dir, &args, &loaded, &mut servers)?;
+
+    let end = loaded.start + (i64::from(loaded.scrapes) - 1) * INTERVAL_S;
+    let queries: Vec<queries::Query> = queries::all()
+        .into_iter()
+        .filter(|query| args.only.as_ref().is_none_or(|only| query.name.contains(only.as_str())))
+        .collect();
+    let options = Options { repeat: args.repeat, cpu_seconds: f64::from(args.cpu_ms) / 1000.0 };
+    let mut report = Report::new(loaded.hosts, loaded.scrapes, &args.servers);
+    for server in &mut servers {
+        server.start()?;
+        server.wait_until_quiet()?;
+        for query in &queries {
+            let path = query.path(server.kind(), loaded.start, end);
+            let measured = measure::warm(server, &path, &options)?;
+            eprintln!("warm {:<17} {:<28} {measured}", server.kind().to_string(), query.name);
+            report.add(query, server.kind(), false, measured);
+        }
+        server.stop();
+    }
+    if !args.no_cold {
+        for server in &mut servers {
+            for query in &queries {
+                let path = query.path(server.kind(), loaded.start, end);
+                servers::drop_from_page_cache(&server.data_dir());
+                server.start()?;
+                server.wait_until_quiet()?;
+                let measured = measure::once(server, &path)?;
+                server.stop();
+                eprintln!("cold {:<17} {:<28} {measured}", server.kind().to_string(), query.name);
+                report.add(query, server.kind(), true, measured);
+            }
+        }
+    }
+    print!("{}", report.markdown());
+    if let Some(file) = &args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?;
+        std::fs::write(file, json).map_err(|e| format!("{}: {e}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The options and the time of the first scrape: of what lies in the folder, or so that the last scrape is now.
+fn start_time(dir: &Path, args: &Args) -> Result<Loaded, String> {
+    if let Some(loaded) = std::fs::read(dir.join("stream.json")).ok() {
+        let loaded: Loaded = serde_json::from_slice(&loaded).map_err(|e| format!("stream.json: {e}"))?;
+        if (loaded.hosts, loaded.scrapes) != (args.hosts, args.scrapes) {
+            return Err(format!(
+                "{} holds {} hosts and {} scrapes: choose another folder, or these options",
+                dir.display(),
+                loaded.hosts,
+                loaded.scrapes
+            ));
+        }
+        return Ok(loaded);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?.as_secs() as i64;
+    let start = (now - (i64::from(args.scrapes) + 1) * INTERVAL_S) / INTERVAL_S * INTERVAL_S;
+    let loaded = Loaded { hosts: args.hosts, scrapes: args.scrapes, start };
+    let json = serde_json::to_string(&loaded).map_err(|e| e.to_string())?;
+    std::fs::write(dir.join("stream.json"), json).map_err(|e| e.to_string())?;
+    Ok(loaded)
+}
+
+/// Loads the servers that have no data yet, one after the other.
+fn load(dir: &Path, args: &Args, loaded: &Loaded, servers: &mut [Server]) -> Result<(), String> {
+    let is_loaded = |kind: Kind| dir.join(format!("{kind}.loaded"));
+    if servers.iter().all(|server| is_loaded(server.kind()).exists()) {
+        return Ok(());
+    }
+    let recording = Recording::open(&args.file).map_err(|e| format!("{}: {e}", args.file.display()))?;
+    let fleet = Fleet::recorded(&recording, loaded.hosts)?;
+    let schedule = Schedule {
+        start: loaded.start * 1000,
+        interval: INTERVAL_S * 1000,
+        jitter: 0,
+        scrapes: loaded.scrapes,
+        churn_per_hour: 0.0,
+        samples_per_request: 2000,
+    };
+    for server in servers {
+        if is_loaded(server.kind()).exists() {
+            continue;
+        }
+        server.start()?;
+        eprintln!("loading {} series x {} into {}", fleet.n_series(), loaded.scrapes, server.kind());
+        server.load(&fleet, &schedule)?;
+        server.stop();
+        std::fs::write(is_loaded(server.kind()), b"").map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cpu_ms, wall_ms, n_series, n_points, size_bytes } = self;
+        write!(
+            f,
+            "CPU {cpu_ms:9.2} ms, last byte {wall_ms:9.2} ms, {n_series} series, {n_points} points, {size_bytes} bytes"
+        )
+    }
+}
