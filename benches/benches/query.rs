@@ -8,7 +8,7 @@
 //! cargo bench --workspace --bench query
 //! ```
 
-use chronolith::api::answer::QueryAnswer;
+use chronolith::api::answer::{QueryAnswer, Steps};
 use chronolith::api::sending::Render;
 use chronolith_benches::grid::{Grid, INTERVAL_MS, START_MS, fill, open};
 use chronolith_query::{Engine, EngineOptions, NoControl, QueryOutput, QueryRequest};
@@ -48,9 +48,11 @@ fn queries(c: &mut Criterion) {
     ] {
         group.bench_function(name, |b| b.iter(|| run(&engine, &db, text, range).stats.samples_read));
     }
+    let last = START_MS + (N_SCRAPES - 1) * INTERVAL_MS;
+    let steps = Steps { start: last - 7_200_000, interval: 60_000, n: 61 };
     let answer = || {
         let output = run(&engine, &db, r#"{__name__=~"metric_0[0-4].*"}"#, true);
-        QueryAnswer::new(output, b"", None).expect("its labels are short")
+        QueryAnswer::new(output, steps, b"", None).expect("its labels are short")
     };
     let write = |mut answer: QueryAnswer| {
         let (mut piece, mut size_bytes) = (Vec::new(), 0);

@@ -24,11 +24,11 @@ impl Decimal {
             decimal.point = 1;
             return decimal;
         }
-        let mut buffer = ryu::Buffer::new();
+        let mut buffer = zmij::Buffer::new();
         let text = buffer.format_finite(value);
         let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let exponent: i32 = exponent.parse().expect("ryu writes whole exponents");
+        let exponent: i32 = exponent.parse().expect("exponents are whole numbers");
         decimal.point = whole.len() as i32 + exponent;
         let mut leading = true;
         for digit in whole.bytes().chain(fraction.bytes()) {
@@ -152,8 +152,28 @@ pub fn format_fixed(value: f64, precision: usize) -> String {
     float_to_string(value, |out, value| out.extend_from_slice(format!("{value:.precision$}").as_bytes()))
 }
 
+/// Below it, whole numbers are printed as integers: all of them are exact there.
+const WHOLE: f64 = 1e15;
+/// Where the shortest digits come without an exponent already, whole numbers with `.0`.
+const PLAIN: std::ops::Range<f64> = 1e-5..1e16;
+
 /// A sample value as the HTTP API writes it, without quotes: an exponent below 1e-6 and from 1e21.
 pub fn write_json_float(out: &mut Vec<u8>, value: f64) {
+    let magnitude = value.abs();
+    if magnitude < WHOLE {
+        let whole = value as i64;
+        // Not for -0, which has a sign of its own.
+        if (whole as f64).to_bits() == value.to_bits() {
+            out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
+            return;
+        }
+    }
+    if PLAIN.contains(&magnitude) {
+        let mut buffer = zmij::Buffer::new();
+        let text = buffer.format_finite(value).as_bytes();
+        out.extend_from_slice(text.strip_suffix(b".0").unwrap_or(text));
+        return;
+    }
     write_float(out, value, |out, value| {
         let decimal = Decimal::new(value);
         if value != 0.0 && !(1e-6..1e21).contains(&value) {
@@ -398,6 +418,23 @@ mod tests {
         ];
         for (nanoseconds, text) in cases {
             assert_eq!(format_go_duration(nanoseconds), text);
+        }
+    }
+
+    #[test]
+    fn short_ways_to_json_end_where_others_begin() {
+        for value in [WHOLE, PLAIN.start, PLAIN.end, 1e-6, 1e21] {
+            for value in
+                [value.next_down(), value, value.next_up(), value / 3.0, -value, (value * 0.7).round()]
+            {
+                let decimal = Decimal::new(value.abs());
+                let mut expected = if value < 0.0 { b"-".to_vec() } else { Vec::new() };
+                match (1e-6..1e21).contains(&value.abs()) || value == 0.0 {
+                    true => decimal.write_fixed(&mut expected),
+                    false => decimal.write_exponent(&mut expected),
+                }
+                assert_eq!(json(value).as_bytes(), expected, "{value:e}");
+            }
         }
     }
 

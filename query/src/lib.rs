@@ -22,4 +22,4 @@ pub use engine::{Engine, EngineOptions, Features, QueryOutput, QueryRequest};
 pub use error::QueryError;
 pub use limits::{Charge, Control, MemoryAccount, NoControl, Usage};
 pub use stats::{PerStepStats, QueryStats};
-pub use value::{InstantSample, RangeSeries, SampleValue, Value};
+pub use value::{InstantSample, RangeSeries, ResultLabels, SampleValue, Value};

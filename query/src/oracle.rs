@@ -130,14 +130,14 @@ fn vector(matrix: &Matrix, timestamp: i64) -> Vec<InstantSample> {
             Some((_, histogram)) => crate::SampleValue::Histogram(std::sync::Arc::clone(histogram)),
             None => crate::SampleValue::Float(row.floats[0].1),
         };
-        InstantSample { labels: (*row.labels).clone(), timestamp, value }
+        InstantSample { labels: (*row.labels).clone().into(), timestamp, value }
     };
     matrix.iter().map(sample).collect()
 }
 
 fn sorted(matrix: Matrix) -> Vec<RangeSeries> {
     let series = |row: evaluate::Series| RangeSeries {
-        labels: Rc::unwrap_or_clone(row.labels),
+        labels: Rc::unwrap_or_clone(row.labels).into(),
         floats: row.floats,
         histograms: row.histograms,
     };

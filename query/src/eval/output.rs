@@ -2,7 +2,6 @@
 
 use super::batch::{Batch, Grid};
 use super::build::Builder;
-use super::labels::labels_of;
 use super::window::OwnedPoints;
 use super::{Cx, Operator, OutSeries};
 use crate::error::QueryError;
@@ -11,10 +10,9 @@ use crate::functions::rate::interpolate;
 use crate::limits::Charge;
 use crate::plan::Selector;
 use crate::stats::{Scope, histogram_samples};
-use crate::value::{InstantSample, RangeSeries, SampleValue};
+use crate::value::{InstantSample, RangeSeries, ResultLabels, SampleValue};
+use chronolith_model::FloatHistogram;
 use chronolith_model::queryable::SampleBatch;
-use chronolith_model::symbols::Symbol;
-use chronolith_model::{FloatHistogram, Labels};
 use std::sync::Arc;
 
 /// Names that were to be dropped at the end.
@@ -26,19 +24,32 @@ pub(crate) fn drop_delayed_names(cx: &Cx<'_>, operator: &mut dyn Operator) {
     }
 }
 
-/// The strings of a label set, charged before they are copied: functions over labels make long ones.
-fn resolve(cx: &Cx<'_>, series: &OutSeries, charge: &mut Charge) -> Result<Labels, QueryError> {
-    let pairs = cx.label_sets.get(series.labels);
-    cx.store.symbols.with_strings(|strings| {
-        let length = |symbol: Symbol| strings[symbol.0 as usize].len();
-        charge
-            .add_bytes(pairs.iter().map(|&(name, value)| LABEL_BYTES + length(name) + length(value)).sum())?;
-        Ok(labels_of(strings, &pairs))
-    })
+/// The labels of results: the texts of all of them are listed once.
+#[derive(Default)]
+struct Labelled {
+    texts: Arc<[Arc<str>]>,
 }
 
-/// Two strings and their place in a list.
-const LABEL_BYTES: usize = 48;
+impl Labelled {
+    fn labels(
+        &mut self,
+        cx: &Cx<'_>,
+        series: &OutSeries,
+        charge: &mut Charge,
+    ) -> Result<ResultLabels, QueryError> {
+        let pairs = cx.label_sets.get(series.labels);
+        let n_texts = pairs.iter().map(|(name, value)| name.0.max(value.0) as usize + 1).max().unwrap_or(0);
+        if n_texts > self.texts.len() {
+            // The query lets go of what it was charged for the texts, and the result keeps them.
+            let before = self.texts.len();
+            charge.add_bytes(cx.store.symbols.size_bytes())?;
+            self.texts = cx.store.symbols.strings().into();
+            charge.add_bytes((self.texts.len() - before) * size_of::<Arc<str>>())?;
+        }
+        charge.add_bytes(size_of_val(&*pairs) + size_of::<ResultLabels>())?;
+        Ok(ResultLabels::new(Arc::clone(&self.texts), pairs))
+    }
+}
 
 /// A value of a query, and what it was charged with.
 pub(crate) type Held<T> = (T, Charge);
@@ -51,13 +62,14 @@ pub(crate) fn vector(
 ) -> Result<Held<Vec<InstantSample>>, QueryError> {
     let mut samples = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
+    let mut labelled = Labelled::default();
     let mut batch = Batch::default();
     while operator.next(cx, &mut batch)? {
         cx.check()?;
         batch.release();
         for at in 0..batch.rows {
             let Some(value) = batch.row(at).get(0) else { continue };
-            let labels = resolve(cx, &operator.series()[batch.first + at], &mut charge)?;
+            let labels = labelled.labels(cx, &operator.series()[batch.first + at], &mut charge)?;
             charge.add_bytes(size_of::<InstantSample>() + histogram_bytes(&value))?;
             charge.add_samples(1)?;
             samples.push(InstantSample { labels, timestamp, value });
@@ -74,6 +86,7 @@ pub(crate) fn matrix(
 ) -> Result<Held<Vec<RangeSeries>>, QueryError> {
     let mut all = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
+    let mut labelled = Labelled::default();
     let mut batch = Batch::default();
     while operator.next(cx, &mut batch)? {
         cx.check()?;
@@ -84,7 +97,7 @@ pub(crate) fn matrix(
                 continue;
             }
             let n_floats = super::batch::count_bits(row.present);
-            let labels = resolve(cx, &operator.series()[batch.first + at], &mut charge)?;
+            let labels = labelled.labels(cx, &operator.series()[batch.first + at], &mut charge)?;
             charge.add_bytes(size_of::<RangeSeries>() + n_floats * 16)?;
             charge.add_samples(n_floats)?;
             let floats = row.float_steps().map(|step| (grid.time(step), row.values[step])).collect();
@@ -97,8 +110,15 @@ pub(crate) fn matrix(
             all.push(RangeSeries { labels, floats, histograms });
         }
     }
-    all.sort_by(|a, b| a.labels.cmp(&b.labels));
+    sort(&mut all);
     Ok((all, charge))
+}
+
+/// By labels. Series of one metric come in this order already.
+fn sort(series: &mut [RangeSeries]) {
+    if !series.is_sorted_by(|a, b| a.labels <= b.labels) {
+        series.sort_by(|a, b| a.labels.cmp(&b.labels));
+    }
 }
 
 /// A histogram may be shared with what has made it, which is gone soon: the result has to pay for it.
@@ -126,6 +146,7 @@ pub(crate) fn raw_matrix(
     let (selected, series) = builder.select_range(selector, low + 1, high)?;
     let mut all = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
+    let mut labelled = Labelled::default();
     let mut samples = SampleBatch::default();
     for partition in selected.partitions() {
         cx.check()?;
@@ -154,13 +175,13 @@ pub(crate) fn raw_matrix(
             let n_samples =
                 floats.len() as u64 + histograms.iter().map(|(_, h)| histogram_samples(h)).sum::<u64>();
             scope.add_step(0, n_samples, n_samples);
-            let labels = resolve(cx, &series[partition.start as usize + at], &mut charge)?;
+            let labels = labelled.labels(cx, &series[partition.start as usize + at], &mut charge)?;
             charge.add_bytes(size_of::<RangeSeries>() + n_samples as usize * 16)?;
             charge.add_samples(n_samples as usize)?;
             all.push(RangeSeries { labels, floats, histograms });
         }
     }
-    all.sort_by(|a, b| a.labels.cmp(&b.labels));
+    sort(&mut all);
     Ok((all, charge))
 }
 
@@ -196,7 +217,7 @@ fn extend(floats: &[(i64, f64)], start: i64, end: i64, smoothed: bool) -> Vec<(i
 /// The value of a scalar over all steps: a series without labels.
 pub(crate) fn scalar_matrix(values: &[f64], grid: &Grid) -> Vec<RangeSeries> {
     let floats: Vec<(i64, f64)> = grid.times().zip(values.iter().copied()).collect();
-    vec![RangeSeries { labels: Labels::empty(), floats, histograms: Vec::new() }]
+    vec![RangeSeries { labels: ResultLabels::default(), floats, histograms: Vec::new() }]
 }
 
 impl SampleValue {

@@ -15,7 +15,7 @@ use crate::limits::NoControl;
 use crate::oracle::{Data, Oracle};
 use crate::parser::ast::At;
 use crate::parser::{ExprKind, Function, ParserOptions, SeriesValue, parse_expr};
-use crate::value::{InstantSample, RangeSeries, SampleValue, Value};
+use crate::value::{InstantSample, RangeSeries, ResultLabels, SampleValue, Value};
 use chronolith_model::histogram::custom_bounds_match;
 use chronolith_model::queryable::Queryable;
 use chronolith_model::{FloatHistogram, Labels, Span};
@@ -399,8 +399,8 @@ fn check_sorted(matrix: &[RangeSeries]) -> Result<(), String> {
     }
 }
 
-fn find<'e>(expected: &'e [ExpectedSeries], labels: &Labels) -> Result<&'e ExpectedSeries, String> {
-    let found = expected.iter().find(|series| series.labels == *labels);
+fn find<'e>(expected: &'e [ExpectedSeries], labels: &ResultLabels) -> Result<&'e ExpectedSeries, String> {
+    let found = expected.iter().find(|series| *labels == series.labels);
     found.ok_or_else(|| format!("unexpected series {labels}"))
 }
 
@@ -425,7 +425,7 @@ fn check_vector(vector: &[InstantSample], expected: &[ExpectedSeries], ordered: 
         }
         let value = series.values.first().unwrap_or(&SeriesValue::Omitted);
         check_sample(&sample.value, value).map_err(context)?;
-        met.push(&sample.labels);
+        met.push(&series.labels);
     }
     check_all_met(expected, &met)
 }
@@ -485,7 +485,7 @@ fn check_matrix(
         if floats.next().is_some() || histograms.next().is_some() {
             return Err(context(format!("more values than expected: {series:?}")));
         }
-        met.push(&series.labels);
+        met.push(&wanted.labels);
     }
     check_all_met(expected, &met)
 }

@@ -6,10 +6,11 @@ use super::json;
 use super::response::{TRUNCATED, write_end};
 use super::sending::{PIECE_BYTES, Render};
 use crate::queries::Registered;
-use chronolith_model::{FloatHistogram, Labels};
-use chronolith_query::go_format::format_float;
+use chronolith_model::FloatHistogram;
+use chronolith_query::go_format::{format_float, write_json_float};
 use chronolith_query::{
-    Charge, InstantSample, MemoryAccount, QueryError, QueryOutput, RangeSeries, SampleValue, Value,
+    Charge, InstantSample, MemoryAccount, QueryError, QueryOutput, RangeSeries, ResultLabels, SampleValue,
+    Value,
 };
 use std::sync::Arc;
 use std::vec::IntoIter;
@@ -21,6 +22,7 @@ pub struct QueryAnswer {
     items: Items,
     /// Whether an item was written.
     any: bool,
+    times: TimeTexts,
     /// What follows the result.
     tail: Vec<u8>,
     _held: Charge,
@@ -43,6 +45,74 @@ struct OpenSeries {
     floats: IntoIter<(i64, f64)>,
     histograms: IntoIter<(i64, Arc<FloatHistogram>)>,
     list: List,
+    /// The step that is expected next.
+    step: usize,
+}
+
+/// The steps of a query: samples stand at them.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    /// Of the first one, in milliseconds.
+    pub start: i64,
+    /// Milliseconds between them.
+    pub interval: i64,
+    /// How many.
+    pub n: usize,
+}
+
+/// The starts of samples by step: the text of each is made once, and copied for all series.
+struct TimeTexts {
+    steps: Steps,
+    texts: Vec<TimeText>,
+}
+
+/// `[1795369335.500,"`; empty as long as nobody has asked for it.
+#[derive(Clone, Copy, Default)]
+struct TimeText {
+    text: [u8; TIME_TEXT_BYTES],
+    length: u8,
+}
+
+/// The longest time has a sign, 16 digits, a point and three digits.
+const TIME_TEXT_BYTES: usize = 24;
+
+impl TimeTexts {
+    fn new(steps: Steps) -> Self {
+        Self { steps, texts: Vec::new() }
+    }
+
+    /// Writes the start of a sample at `time`; `step` is where it is expected, and becomes the one after it.
+    fn write(&mut self, out: &mut Vec<u8>, step: &mut usize, time: i64) {
+        let Steps { start, interval, n } = self.steps;
+        let time_of = |step: usize| start.wrapping_add(interval.wrapping_mul(step as i64));
+        if time_of(*step) != time {
+            *step = usize::try_from((time.wrapping_sub(start)) / interval.max(1)).unwrap_or(n);
+        }
+        if *step >= n || time_of(*step) != time {
+            return write_time(out, time);
+        }
+        if self.texts.len() <= *step {
+            self.texts.resize(*step + 1, TimeText::default());
+        }
+        let text = &mut self.texts[*step];
+        *step += 1;
+        if text.length == 0 {
+            let mut new = Vec::with_capacity(TIME_TEXT_BYTES);
+            write_time(&mut new, time);
+            text.text[..new.len()].copy_from_slice(&new);
+            text.length = new.len() as u8;
+        }
+        // A copy of constant length is a few instructions.
+        let end = out.len() + usize::from(text.length);
+        out.extend_from_slice(&text.text);
+        out.truncate(end);
+    }
+}
+
+fn write_time(out: &mut Vec<u8>, time: i64) {
+    out.push(b'[');
+    json::timestamp(out, time);
+    out.extend_from_slice(b",\"");
 }
 
 /// Which list of a series is open.
@@ -59,12 +129,13 @@ const LONG_LABELS_BYTES: usize = 1 << 20;
 const LONGEST_ESCAPE: usize = 6;
 
 impl QueryAnswer {
-    /// The answer, with the JSON of `stats` if there is any.
+    /// The answer to a query over `steps`, with the JSON of `stats` if there is any.
     ///
     /// # Errors
     /// [`QueryError::OverBudget`] if there is no memory to write it.
     pub fn new(
         output: QueryOutput,
+        steps: Steps,
         stats: &[u8],
         registered: Option<Registered>,
     ) -> Result<Self, QueryError> {
@@ -85,7 +156,8 @@ impl QueryAnswer {
         }
         tail.push(b'}');
         write_end(&mut tail, &warnings, &infos);
-        Ok(Self { head, items, any: false, tail, _held: held, _registered: registered })
+        let times = TimeTexts::new(steps);
+        Ok(Self { head, items, any: false, times, tail, _held: held, _registered: registered })
     }
 }
 
@@ -109,7 +181,7 @@ pub fn cut(output: &mut QueryOutput, limit: usize) {
 }
 
 fn longest_labels(value: &Value) -> usize {
-    let size = |labels: &Labels| labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let size = |labels: &ResultLabels| labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     let longest = match value {
         Value::Vector(samples) => samples.iter().map(|sample| size(&sample.labels)).max(),
         Value::Matrix(series) => series.iter().map(|series| size(&series.labels)).max(),
@@ -169,12 +241,12 @@ impl QueryAnswer {
             Items::Vector(samples) => {
                 let Some(sample) = samples.next() else { return false };
                 separate(out, &mut self.any);
-                instant_sample(out, &sample);
+                instant_sample(out, &sample, &mut self.times);
                 true
             }
             Items::Matrix { series, open } => {
                 if let Some(points) = open {
-                    if !points.write(out, goal) {
+                    if !points.write(out, goal, &mut self.times) {
                         *open = None;
                     }
                     return true;
@@ -182,11 +254,12 @@ impl QueryAnswer {
                 let Some(series) = series.next() else { return false };
                 separate(out, &mut self.any);
                 out.extend_from_slice(b"{\"metric\":");
-                json::labels(out, &series.labels);
+                json::pairs(out, series.labels.iter());
                 *open = Some(OpenSeries {
                     floats: series.floats.into_iter(),
                     histograms: series.histograms.into_iter(),
                     list: List::None,
+                    step: 0,
                 });
                 true
             }
@@ -204,15 +277,13 @@ fn separate(out: &mut Vec<u8>, any: &mut bool) {
 
 impl OpenSeries {
     /// Writes points until `out` is as long as `goal`; false once the series is whole.
-    fn write(&mut self, out: &mut Vec<u8>, goal: usize) -> bool {
+    fn write(&mut self, out: &mut Vec<u8>, goal: usize, times: &mut TimeTexts) -> bool {
         while out.len() < goal {
             if let Some((time, value)) = self.floats.next() {
                 self.open(out, List::Floats, b",\"values\":[");
-                out.push(b'[');
-                json::timestamp(out, time);
-                out.push(b',');
-                json::sample_value(out, value);
-                out.push(b']');
+                times.write(out, &mut self.step, time);
+                write_json_float(out, value);
+                out.extend_from_slice(b"\"]");
             } else if let Some((time, value)) = self.histograms.next() {
                 self.open(out, List::Histograms, b",\"histograms\":[");
                 out.push(b'[');
@@ -245,24 +316,24 @@ impl OpenSeries {
     }
 }
 
-fn instant_sample(out: &mut Vec<u8>, sample: &InstantSample) {
+fn instant_sample(out: &mut Vec<u8>, sample: &InstantSample, times: &mut TimeTexts) {
     out.extend_from_slice(b"{\"metric\":");
-    json::labels(out, &sample.labels);
+    json::pairs(out, sample.labels.iter());
     match &sample.value {
         SampleValue::Float(value) => {
-            out.extend_from_slice(b",\"value\":[");
-            json::timestamp(out, sample.timestamp);
-            out.push(b',');
-            json::sample_value(out, *value);
+            out.extend_from_slice(b",\"value\":");
+            times.write(out, &mut 0, sample.timestamp);
+            write_json_float(out, *value);
+            out.extend_from_slice(b"\"]}");
         }
         SampleValue::Histogram(value) => {
             out.extend_from_slice(b",\"histogram\":[");
             json::timestamp(out, sample.timestamp);
             out.push(b',');
             json::histogram(out, value);
+            out.extend_from_slice(b"]}");
         }
     }
-    out.extend_from_slice(b"]}");
 }
 
 /// A list of label names, values or series, and the memory it is charged with.
@@ -304,7 +375,11 @@ impl<T: Send + 'static> Render for ListAnswer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chronolith_model::Labels;
     use chronolith_query::{Engine, EngineOptions, QueryStats};
+
+    /// Not of all samples of the tests: those of range selectors lie anywhere.
+    const STEPS: Steps = Steps { start: 1000, interval: 500, n: 100 };
 
     fn output(value: Value) -> QueryOutput {
         let held = Charge::nothing();
@@ -327,14 +402,14 @@ mod tests {
     }
 
     fn check(value: Value, expected: &str) {
-        let mut answer = QueryAnswer::new(output(value), b"", None).unwrap();
+        let mut answer = QueryAnswer::new(output(value), STEPS, b"", None).unwrap();
         let expected = format!("{{\"status\":\"success\",\"data\":{{{expected}}}}}");
         assert_eq!(rendered(&mut answer).0, expected);
     }
 
     #[test]
     fn results_are_written_whole() {
-        let labels = Labels::from_pairs([("__name__", "m"), ("a", "<")]).unwrap();
+        let labels: ResultLabels = Labels::from_pairs([("__name__", "m"), ("a", "<")]).unwrap().into();
         let value = SampleValue::Float(1.0);
         check(
             Value::Vector(vec![InstantSample { labels: labels.clone(), timestamp: 1050, value }]),
@@ -356,7 +431,7 @@ mod tests {
         check(Value::Vector(vec![]), "\"resultType\":\"vector\",\"result\":[]");
         let histogram = Arc::new(FloatHistogram::default());
         let series = RangeSeries {
-            labels: Labels::empty(),
+            labels: ResultLabels::default(),
             floats: vec![(2, 1.0)],
             histograms: vec![(1, Arc::clone(&histogram)), (3, histogram)],
         };
@@ -367,14 +442,32 @@ mod tests {
     }
 
     #[test]
+    fn times_have_the_same_text_whether_they_are_steps_or_not() {
+        for steps in [
+            STEPS,
+            Steps { start: -250, interval: 1, n: 11_000 },
+            Steps { start: i64::MIN, interval: 0, n: 1 },
+        ] {
+            let mut texts = TimeTexts::new(steps);
+            let mut step = 0;
+            for time in [1000, 1500, 2500, 1000, 1001, -250, -249, 50_500, 51_000, i64::MIN, i64::MAX, 0] {
+                let (mut found, mut expected) = (Vec::new(), Vec::new());
+                texts.write(&mut found, &mut step, time);
+                write_time(&mut expected, time);
+                assert_eq!(String::from_utf8(found), String::from_utf8(expected), "{steps:?} {time}");
+            }
+        }
+    }
+
+    #[test]
     fn long_results_come_in_pieces_that_make_the_same_text() {
         let series = |n: i64| RangeSeries {
-            labels: Labels::from_pairs([("n", n.to_string())]).unwrap(),
+            labels: Labels::from_pairs([("n", n.to_string())]).unwrap().into(),
             floats: (0..n).map(|i| (i * 1000, i as f64)).collect(),
             histograms: (0..n / 2).map(|i| (i, Arc::new(FloatHistogram::default()))).collect(),
         };
         let all: Vec<_> = [20_000, 1, 0, 7000].into_iter().map(series).collect();
-        let mut answer = QueryAnswer::new(output(Value::Matrix(all.clone())), b"{}", None).unwrap();
+        let mut answer = QueryAnswer::new(output(Value::Matrix(all.clone())), STEPS, b"{}", None).unwrap();
         let (text, pieces) = rendered(&mut answer);
         assert!(pieces > 10, "{pieces}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -387,7 +480,7 @@ mod tests {
         assert_eq!(json["data"]["stats"], serde_json::json!({}));
         let mut short = output(Value::Matrix(all));
         cut(&mut short, 1);
-        let mut short = QueryAnswer::new(short, b"", None).unwrap();
+        let mut short = QueryAnswer::new(short, STEPS, b"", None).unwrap();
         assert!(rendered(&mut short).0.ends_with("\"warnings\":[\"results truncated due to limit\"]}"));
     }
 

@@ -16,9 +16,23 @@ pub fn raw_string(out: &mut Vec<u8>, text: &str) {
 }
 
 fn quoted(out: &mut Vec<u8>, text: &str, html: bool) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let bytes = text.as_bytes();
     out.push(b'"');
+    // Without a branch for each byte, so that many are looked at together. Nearly all texts are plain.
+    let suspect = bytes.iter().fold(false, |found, &byte| {
+        let html_suspect = (byte == b'<') | (byte == b'>') | (byte == b'&') | (byte == 0xe2);
+        found | (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (html & html_suspect)
+    });
+    if suspect {
+        escaped(out, bytes, html);
+    } else {
+        out.extend_from_slice(bytes);
+    }
+    out.push(b'"');
+}
+
+fn escaped(out: &mut Vec<u8>, bytes: &[u8], html: bool) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut done = 0;
     for (i, &byte) in bytes.iter().enumerate() {
         let needs_care = byte < 0x20
@@ -50,7 +64,6 @@ fn quoted(out: &mut Vec<u8>, text: &str, html: bool) {
         }
     }
     out.extend_from_slice(&bytes[done..]);
-    out.push(b'"');
 }
 
 /// A whole number.

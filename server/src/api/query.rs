@@ -1,6 +1,6 @@
 //! `query`, `query_range`, `query_exemplars`, `format_query`, `parse_query`.
 
-use super::answer::{self, QueryAnswer};
+use super::answer::{self, QueryAnswer, Steps};
 use super::error::ApiError;
 use super::json::{self, Object};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params};
@@ -142,8 +142,14 @@ async fn run(
                 wanted.stats
             ));
         }
+        let steps = Steps {
+            start: asked.start,
+            interval: asked.step_ms,
+            n: if wanted.range { ((asked.end - asked.start) / asked.step_ms) as usize + 1 } else { 1 },
+        };
         registered.enter(Stage::Sending);
-        Ok(respond(QueryAnswer::new(output, &stats, Some(registered))?, Some(answer_deadline)))
+        let answer = QueryAnswer::new(output, steps, &stats, Some(registered))?;
+        Ok(respond(answer, Some(answer_deadline)))
     })
     .await
 }

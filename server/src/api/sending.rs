@@ -152,6 +152,7 @@ impl HttpBody for Pieces {
                 let mut slot = self.rest.lock();
                 let Some(rest) = slot.as_mut() else { return Poll::Ready(Some(Err(GaveUp))) };
                 rest.n_pieces += 1;
+                piece.reserve(PIECE_BYTES + PIECE_BYTES / 16);
                 let more = rest.answer.render(&mut piece);
                 if !more {
                     *slot = None;
