@@ -125,7 +125,22 @@ pub fn write_labels<'a>(
 
 /// Writes `text` between double quotes with Go's `strconv.Quote` escapes.
 pub fn write_quoted(f: &mut impl fmt::Write, text: &str) -> fmt::Result {
+    write_quoted_bytes(f, text.as_bytes())
+}
+
+/// As [`write_quoted`]; bytes that are not UTF-8 become `\xff`.
+pub fn write_quoted_bytes(f: &mut impl fmt::Write, text: &[u8]) -> fmt::Result {
     f.write_char('"')?;
+    for chunk in text.utf8_chunks() {
+        write_escaped(f, chunk.valid())?;
+        for byte in chunk.invalid() {
+            write!(f, "\\x{byte:02x}")?;
+        }
+    }
+    f.write_char('"')
+}
+
+fn write_escaped(f: &mut impl fmt::Write, text: &str) -> fmt::Result {
     for c in text.chars() {
         match c {
             '"' => f.write_str("\\\"")?,
@@ -143,7 +158,7 @@ pub fn write_quoted(f: &mut impl fmt::Write, text: &str) -> fmt::Result {
             c => write!(f, "\\U{:08x}", c as u32)?,
         }
     }
-    f.write_char('"')
+    Ok(())
 }
 
 /// Go's `strconv.IsPrint`: letters, marks, numbers, punctuation, symbols, and of the spaces only the ordinary

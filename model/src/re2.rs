@@ -125,6 +125,39 @@ impl Re2 {
     }
 }
 
+/// A pattern for the UTF-8 strings that `pattern`, which is not UTF-8, matches. A choice of strings is cut to those
+/// that are UTF-8; anything more is refused, as in Go.
+///
+/// # Errors
+/// [`Re2Error`] at the first byte that is not UTF-8, or what is wrong before it.
+pub(crate) fn utf8_part(pattern: &[u8]) -> Result<String, Re2Error> {
+    const META: &[u8] = br"\.+*?()[]{}^$";
+    /// The other mistakes, at the end of the text, would be none if the text went on.
+    const FINAL: [&str; 5] = [
+        "unexpected )",
+        "invalid nested repetition operator",
+        "invalid repeat count",
+        "missing argument to repetition operator",
+        "expression nests too deeply",
+    ];
+    if !pattern.iter().any(|byte| META.contains(byte)) {
+        let mut choices =
+            pattern.split(|&byte| byte == b'|').filter_map(|choice| str::from_utf8(choice).ok());
+        let Some(first) = choices.next() else { return Ok(r"[^\x{0}-\x{10FFFF}]".to_owned()) };
+        return Ok(choices.fold(first.to_owned(), |pattern, choice| pattern + "|" + choice));
+    }
+    let n_valid = pattern.utf8_chunks().next().map_or(0, |chunk| chunk.valid().len());
+    let before = String::from_utf8_lossy(&pattern[..n_valid]);
+    if let Err(error) = translate::translate(&before) {
+        let last = before.chars().next_back().unwrap_or('`');
+        let at_end = error.reason.ends_with(&format!("{last}`")) || error.reason.ends_with("``");
+        if !at_end || FINAL.iter().any(|mistake| error.reason.starts_with(mistake)) {
+            translate::translate(&String::from_utf8_lossy(pattern))?;
+        }
+    }
+    Err(Re2Error::new(format!("invalid UTF-8: `{}`", String::from_utf8_lossy(&pattern[n_valid..]))))
+}
+
 /// The name at the start of what follows a `$`, and what follows the name.
 fn group_name(text: &str) -> Option<(&str, &str)> {
     let braced = text.strip_prefix('{');

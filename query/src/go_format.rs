@@ -6,8 +6,7 @@
 //! Source: Go 1.24, `strconv/ftoa.go`, `strconv/quote.go`, `time/time.go`; Prometheus v3.14,
 //! `util/jsonutil/marshal.go`.
 
-use chronolith_model::labels::write_quoted;
-use std::fmt::Write;
+use chronolith_model::labels::write_quoted_bytes;
 
 /// The shortest decimal digits of a positive finite float: `0.digits * 10^point`.
 struct Decimal {
@@ -261,23 +260,9 @@ fn underscores_separate_digits(text: &str) -> bool {
 
 /// `strconv.Quote` of a string that need not be UTF-8.
 pub fn quote_bytes(bytes: &[u8]) -> String {
-    const INFALLIBLE: &str = "writing to a string cannot fail";
     let mut quoted = String::with_capacity(bytes.len() + 2);
-    for chunk in bytes.utf8_chunks() {
-        // What is valid is quoted as a string of its own; the quotes between the pieces go.
-        quoted.pop();
-        let start = quoted.len();
-        write_quoted(&mut quoted, chunk.valid()).expect(INFALLIBLE);
-        if start > 0 {
-            quoted.remove(start);
-        }
-        quoted.pop();
-        for byte in chunk.invalid() {
-            write!(quoted, "\\x{byte:02x}").expect(INFALLIBLE);
-        }
-        quoted.push('"');
-    }
-    if quoted.is_empty() { "\"\"".to_owned() } else { quoted }
+    write_quoted_bytes(&mut quoted, bytes).expect("writing to a string cannot fail");
+    quoted
 }
 
 /// `time.Duration.String`: `1h0m0s`, `1.5s`, `2ms`; zero is `0s`.

@@ -261,7 +261,7 @@ impl Planner<'_> {
         let all_invariant = args.iter().all(|arg| arg.invariant);
         let timestamp_of_selector = function == Function::Timestamp
             && args.iter().all(|arg| matches!(arg.plan.kind, PlanKind::Select(_)));
-        let invariant = all_invariant && (!depends_on_step(function) || timestamp_of_selector);
+        let invariant = all_invariant && (!function.depends_on_time() || timestamp_of_selector);
         let args = args.into_iter().map(|arg| if invariant { arg.plan } else { arg.wrapped() }).collect();
         let plan = Plan { span: expr.span, value_type, kind: PlanKind::Call { function, args } };
         Ok(Prepared { plan, invariant, wrap: invariant })
@@ -401,26 +401,6 @@ fn combine(span: Span, link: &Binary, lhs: Prepared, mut rhs: Prepared) -> Prepa
         return_bool: link.return_bool,
     };
     Prepared { plan: Plan { span, value_type, kind }, invariant, wrap: invariant }
-}
-
-/// Functions whose result changes with the step although their arguments do not.
-///
-/// Source: Prometheus v3.14, `promql/functions.go`, `AtModifierUnsafeFunctions`.
-fn depends_on_step(function: Function) -> bool {
-    matches!(
-        function,
-        Function::DaysInMonth
-            | Function::DayOfMonth
-            | Function::DayOfWeek
-            | Function::DayOfYear
-            | Function::Hour
-            | Function::Minute
-            | Function::Month
-            | Function::Year
-            | Function::PredictLinear
-            | Function::Time
-            | Function::Timestamp
-    )
 }
 
 #[cfg(test)]

@@ -79,12 +79,29 @@ fn what_go_refuses_is_refused_in_its_words() {
         ("(?x)a", "invalid or unsupported Perl syntax: `(?x`"),
         (r"\p{Nope}", r"invalid character class range: `\p{Nope}`"),
         ("(?i)+", "missing argument to repetition operator: `+`"),
-        ("(?P<1>a)", "invalid named capture: `(?P<1>`"),
+        ("(?P<a-b>a)", "invalid named capture: `(?P<a-b>`"),
+        ("(?P<", "invalid or unsupported Perl syntax: `(?P`"),
+        ("[[:nope:]]", "invalid character class range: `[:nope:]`"),
+        (r"[a-\d]", r"invalid escape sequence: `\d`"),
+        (r"\x1g", r"invalid escape sequence: `\x1g`"),
+        (r"\xg-", r"invalid escape sequence: `\xg-`"),
+        (r"\x{1g}", r"invalid escape sequence: `\x{1g`"),
+        (r"\x{110000}", r"invalid escape sequence: `\x{110000`"),
     ];
     for (pattern, expected) in cases {
         let error = Re2::anchored(pattern).expect_err(pattern);
         assert_eq!(error.to_string(), format!("error parsing regexp: {expected}"));
     }
+}
+
+#[test]
+fn flags_may_be_repeated_and_the_last_counts() {
+    let matches = |pattern: &str, text: &str| Re2::anchored(pattern).unwrap().is_match(text);
+    assert!(matches("(?ii)a", "A"));
+    assert!(!matches("(?i-i)a", "A"));
+    assert!(matches("(?is-s:a)(?:b)(?)", "Ab"));
+    assert!(!matches("(?s-s:.)", "\n"));
+    assert!(matches("(?P<1>a)", "a"));
 }
 
 #[test]

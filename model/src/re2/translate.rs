@@ -15,6 +15,12 @@ const MAX_NESTING: usize = 1000;
 /// Largest repetition count, as in Go.
 const MAX_REPEAT: u32 = 1000;
 
+/// What may stand between `[:` and `:]`, behind a `^` perhaps.
+const POSIX_CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
+    "upper", "word", "xdigit",
+];
+
 /// A pattern in the syntax of the regex crate.
 pub(super) struct Translated {
     pub(super) pattern: String,
@@ -165,13 +171,13 @@ impl<'p> Translator<'p> {
         }
         let rest = &self.pattern[at..];
         for opening in ["(?P<", "(?<"] {
-            let Some(named) = rest.strip_prefix(opening) else { continue };
+            let Some(named) = rest.strip_prefix(opening).filter(|named| !named.is_empty()) else { continue };
             let Some(end) = named.find('>') else {
                 return Err(self.error("invalid named capture", rest));
             };
             let name = &named[..end];
             let word = |c: char| c == '_' || c.is_ascii_alphanumeric();
-            if name.is_empty() || !name.chars().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            if name.is_empty() || !name.chars().all(word) {
                 return Err(self.error("invalid named capture", &rest[..opening.len() + end + 1]));
             }
             self.out.push('(');
@@ -185,17 +191,29 @@ impl<'p> Translator<'p> {
 
     /// `(?flags)` and `(?flags:`. What comes `before` the former is what a repetition behind it repeats.
     fn flags(&mut self, at: usize, before: Last) -> Result<(), Re2Error> {
+        // Each flag once, as it was set last: the regex crate refuses repetitions.
+        let mut set: Vec<(char, bool)> = Vec::new();
         let (mut negated, mut any) = (false, false);
-        while let Some((_, c)) = self.chars.next() {
+        for (_, c) in self.chars.by_ref() {
             match c {
-                'i' | 'm' | 's' | 'U' => any = true,
+                'i' | 'm' | 's' | 'U' => {
+                    any = true;
+                    set.retain(|&(flag, _)| flag != c);
+                    set.push((c, !negated));
+                }
                 '-' if !negated => (negated, any) = (true, false),
                 ':' | ')' if !negated || any => {
-                    let end = self.position();
-                    let flags = &self.pattern[at..end];
                     let end_of_last = self.out.len();
+                    let chosen = |on: bool| set.iter().filter(move |flag| flag.1 == on).map(|flag| flag.0);
+                    self.out.push_str("(?");
+                    self.out.extend(chosen(true));
+                    if chosen(false).next().is_some() {
+                        self.out.push('-');
+                        self.out.extend(chosen(false));
+                    }
                     // `(?)` sets nothing; the regex crate has no such form.
-                    self.out.push_str(if flags == "(?)" { "(?:)" } else { flags });
+                    self.out.push_str(if c == ')' && set.is_empty() { ":" } else { "" });
+                    self.out.push(c);
                     if c == ')' {
                         self.depth -= 1;
                         self.last = match before {
@@ -298,21 +316,33 @@ impl<'p> Translator<'p> {
         self.error("invalid escape sequence", &self.pattern[at..end])
     }
 
+    /// Two digits, or some in braces. The first character that is wrong is part of what the error shows.
     fn hexadecimal(&mut self, at: usize) -> Result<Escaped, Re2Error> {
-        let mut value = 0u32;
-        let mut digits = 0;
+        let (mut value, mut n_digits) = (0u32, 0);
         let braces = self.chars.next_if(|&(_, c)| c == '{').is_some();
-        while let Some((_, c)) = self.chars.next_if(|&(_, c)| c.is_ascii_hexdigit()) {
-            value = value.saturating_mul(16).saturating_add(c.to_digit(16).expect("a hexadecimal digit"));
-            digits += 1;
-            if !braces && digits == 2 {
-                break;
+        let complete = loop {
+            let Some((_, c)) = self.chars.next() else { break false };
+            if braces && c == '}' {
+                break n_digits > 0;
             }
-        }
-        let closed = !braces || self.chars.next_if(|&(_, c)| c == '}').is_some();
-        let enough = if braces { digits > 0 } else { digits == 2 };
+            let Some(digit) = c.to_digit(16) else {
+                // Both characters are read before either is looked at.
+                if !braces && n_digits == 0 {
+                    self.chars.next();
+                }
+                break false;
+            };
+            value = value * 16 + digit;
+            n_digits += 1;
+            if value > u32::from(char::MAX) {
+                break false;
+            }
+            if !braces && n_digits == 2 {
+                break true;
+            }
+        };
         match char::from_u32(value) {
-            Some(c) if closed && enough => Ok(Escaped::Char(c)),
+            Some(c) if complete => Ok(Escaped::Char(c)),
             _ => Err(self.invalid_escape(at)),
         }
     }
@@ -371,7 +401,8 @@ impl<'p> Translator<'p> {
                 && let Some(length) = self.pattern[item_at + 2..].find(":]")
             {
                 let name = &self.pattern[item_at..item_at + length + 4];
-                if regex_syntax::parse(&format!("[{name}]")).is_err() {
+                let word = name[2..length + 2].trim_start_matches('^');
+                if !POSIX_CLASSES.contains(&word) || name[2..].starts_with("^^") {
                     return Err(self.error("invalid character class range", name));
                 }
                 class.push_str(name);
@@ -392,6 +423,12 @@ impl<'p> Translator<'p> {
             }
             self.chars.next();
             let Some(&(high_at, _)) = self.chars.peek() else { return Err(missing(self)) };
+            if let Some(set) = ["\\d", "\\D", "\\s", "\\S", "\\w", "\\W", "\\p", "\\P"]
+                .iter()
+                .find(|set| self.pattern[high_at..].starts_with(**set))
+            {
+                return Err(self.error("invalid escape sequence", set));
+            }
             let high = self.class_item(high_at, at)?;
             let end = self.position();
             match high {

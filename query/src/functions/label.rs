@@ -20,8 +20,9 @@ impl LabelReplace {
     /// # Errors
     /// The text of the execution error, if the pattern does not compile or the destination is no label name.
     pub fn new(destination: &[u8], replacement: &[u8], source: &[u8], regex: &[u8]) -> Result<Self, String> {
-        let pattern = String::from_utf8_lossy(regex).into_owned();
-        let Ok(compiled) = Re2::anchored(&pattern) else {
+        let Some(compiled) = str::from_utf8(regex).ok().and_then(|pattern| Re2::anchored(pattern).ok())
+        else {
+            let pattern = String::from_utf8_lossy(regex);
             return Err(format!("invalid regular expression in label_replace(): {pattern}"));
         };
         Ok(Self {

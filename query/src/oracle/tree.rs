@@ -295,7 +295,8 @@ fn unwrap_parens(node: &mut Node) {
     }
 }
 
-/// Functions whose value depends on the time of evaluation even if their arguments do not.
+/// Functions whose value depends on the time of evaluation even if their arguments do not. A list of its own, not the
+/// parser's, so that a mistake in one of the two shows.
 const fn depends_on_time(function: Function) -> bool {
     matches!(
         function,

@@ -8,6 +8,7 @@
 use super::ast::*;
 use super::lexer::quote;
 use super::{Function, ParseError};
+use crate::go_format::quote_bytes;
 use chronolith_model::METRIC_NAME;
 
 /// Checks `expr`, which was parsed from `text`, and returns its type.
@@ -101,7 +102,7 @@ impl Checker<'_> {
                     format!(
                         "metric name must not be set twice: {} or {}",
                         quote(&selector.name),
-                        quote(&matcher.value)
+                        quote_bytes(matcher.written())
                     ),
                 );
             }

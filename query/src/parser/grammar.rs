@@ -388,8 +388,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    /// A string that names a label or a metric, or is compared with a label's value. Label values are UTF-8, so
-    /// other bytes can never be equal to one.
+    /// A string of a series description. Names and values of labels are UTF-8.
     pub fn unquoted_text(&self, token: Token) -> Result<String, Box<ParseError>> {
         Ok(String::from_utf8_lossy(&self.unquoted(token)?).into_owned())
     }
@@ -600,10 +599,11 @@ impl<'t> Parser<'t> {
                 }
                 TokenKind::String => {
                     self.bump()?;
-                    let label = self.unquoted_text(name)?;
+                    let label = self.unquoted(name)?;
                     match self.match_operator()? {
-                        Some(op) => self.matcher(name, label, op)?,
-                        None => Matcher::equal(METRIC_NAME, label),
+                        Some(op) => self.matcher(name, String::from_utf8_lossy(&label).into_owned(), op)?,
+                        None => Matcher::from_bytes(MatchOp::Equal, METRIC_NAME, label)
+                            .expect("there is no pattern to compile"),
                     }
                 }
                 _ => return self.unexpected(("label matching", "identifier or \"}\"")),
@@ -632,7 +632,7 @@ impl<'t> Parser<'t> {
         let Some(value) = self.accept(TokenKind::String)? else {
             return self.unexpected(("label matching", "string"));
         };
-        match Matcher::new(op, label, self.unquoted_text(value)?) {
+        match Matcher::from_bytes(op, label, self.unquoted(value)?) {
             Ok(matcher) => Ok(matcher),
             Err(error) => self.fail(name.span.to(value.span), error.to_string()),
         }

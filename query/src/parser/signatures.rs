@@ -39,6 +39,30 @@ impl Function {
     pub fn name(self) -> &'static str {
         self.signature().name
     }
+
+    /// Whether the value changes with the time of evaluation although the arguments do not.
+    ///
+    /// Source: Prometheus v3.14, `promql/functions.go`, `AtModifierUnsafeFunctions`.
+    pub const fn depends_on_time(self) -> bool {
+        matches!(
+            self,
+            Self::DaysInMonth
+                | Self::DayOfMonth
+                | Self::DayOfWeek
+                | Self::DayOfYear
+                | Self::End
+                | Self::Hour
+                | Self::Minute
+                | Self::Month
+                | Self::Year
+                | Self::PredictLinear
+                | Self::Range
+                | Self::Start
+                | Self::Step
+                | Self::Time
+                | Self::Timestamp
+        )
+    }
 }
 
 /// Declares [`Function`] and [`SIGNATURES`] from one list, sorted by name.

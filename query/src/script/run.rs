@@ -14,7 +14,7 @@ use crate::functions::histogram::almost_equal;
 use crate::limits::NoControl;
 use crate::oracle::{Data, Oracle};
 use crate::parser::ast::At;
-use crate::parser::{ExprKind, Function, ParserOptions, SeriesValue, parse_expr};
+use crate::parser::{ExprKind, ParserOptions, SeriesValue, parse_expr};
 use crate::value::{InstantSample, RangeSeries, ResultLabels, SampleValue, Value};
 use chronolith_model::histogram::custom_bounds_match;
 use chronolith_model::queryable::Queryable;
@@ -343,34 +343,12 @@ fn pin_selectors(query: &str, at: i64) -> Option<String> {
                 pin(&mut subquery.at);
                 return false;
             }
-            ExprKind::Call(call) => depends_on_time |= is_time_dependent(call.function.function),
+            ExprKind::Call(call) => depends_on_time |= call.function.function.depends_on_time(),
             _ => {}
         }
         true
     });
     (!depends_on_time).then(|| expr.to_string())
-}
-
-/// Source: Prometheus v3.14, `promql/functions.go`, `AtModifierUnsafeFunctions`.
-const fn is_time_dependent(function: Function) -> bool {
-    matches!(
-        function,
-        Function::DaysInMonth
-            | Function::DayOfMonth
-            | Function::DayOfWeek
-            | Function::DayOfYear
-            | Function::End
-            | Function::Hour
-            | Function::Minute
-            | Function::Month
-            | Function::Year
-            | Function::PredictLinear
-            | Function::Range
-            | Function::Start
-            | Function::Step
-            | Function::Time
-            | Function::Timestamp
-    )
 }
 
 fn check_notes(expected: &NotesExpected, found: &[String], kind: &str) -> Result<(), String> {

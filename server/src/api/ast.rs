@@ -130,7 +130,10 @@ fn selector_tail(object: &mut Object<'_>, selector: &VectorSelector, kind: &str)
 
 fn matcher(out: &mut Vec<u8>, matcher: &Matcher) {
     let mut object = Object::new(out);
-    object.string("name", &matcher.name).string("type", matcher.op.as_str()).string("value", &matcher.value);
+    object
+        .string("name", &matcher.name)
+        .string("type", matcher.op.as_str())
+        .string("value", &String::from_utf8_lossy(matcher.written()));
     object.end();
 }
 

@@ -53,9 +53,9 @@ impl Tombstone {
                     MatchOp::Regex => 2,
                     MatchOp::NotRegex => 3,
                 });
-                for text in [&matcher.name, &matcher.value] {
+                for text in [matcher.name.as_bytes(), matcher.written()] {
                     put_varint(&mut out, text.len() as u64);
-                    out.extend_from_slice(text.as_bytes());
+                    out.extend_from_slice(text);
                 }
             }
         }
@@ -110,8 +110,9 @@ impl Tombstone {
                     _ => return Err("an unknown matcher"),
                 };
                 let name = text(rest).ok_or("a matcher's name is no text")?;
-                let value = text(rest).ok_or("a matcher's value is no text")?;
-                matchers.push(Matcher::new(op, name, value).map_err(|_| "a pattern does not compile")?);
+                let value = counted(rest).ok_or("a matcher's value is cut off")?.to_vec();
+                matchers
+                    .push(Matcher::from_bytes(op, name, value).map_err(|_| "a pattern does not compile")?);
             }
             matcher_sets.push(matchers);
         }
@@ -133,8 +134,13 @@ impl Tombstone {
 }
 
 fn text<'a>(rest: &mut Bytes<'a>) -> Option<&'a str> {
+    std::str::from_utf8(counted(rest)?).ok()
+}
+
+/// Bytes behind their number.
+fn counted<'a>(rest: &mut Bytes<'a>) -> Option<&'a [u8]> {
     let length = usize::try_from(rest.varint()?).ok()?;
-    std::str::from_utf8(rest.take(length)?).ok()
+    rest.take(length)
 }
 
 /// All deletions of a block.
@@ -279,8 +285,9 @@ mod tests {
             Just(MatchOp::Regex),
             Just(MatchOp::NotRegex)
         ];
-        let matcher = (ops, "[a-z\u{e9}\0]{0,4}", "[a-z|]{0,6}")
-            .prop_map(|(op, name, value)| Matcher::new(op, name, value).expect("a pattern of letters"));
+        let values = vec(prop_oneof![8 => b'a'..b'z', 1 => Just(b'|'), 1 => Just(0xff)], 0..6);
+        let matcher = (ops, "[a-z\u{e9}\0]{0,4}", values)
+            .prop_map(|(op, name, value)| Matcher::from_bytes(op, name, value).expect("a choice of words"));
         let ranks = || btree_set(0u32..200_000, 0..50).prop_map(RoaringBitmap::from_iter);
         (any::<u64>(), vec(vec(matcher, 0..3), 0..3), any::<[i64; 2]>(), ranks(), ranks()).prop_map(
             |(number, matcher_sets, mut times, ranks, gone)| {

@@ -155,7 +155,10 @@ fn positive(
 ) -> Result<Postings, StorageError> {
     let negative = match matcher.op {
         MatchOp::Equal | MatchOp::NotEqual => {
-            return points(reader, name, std::slice::from_ref(&matcher.value));
+            return match matcher.exact_value() {
+                Some(_) => points(reader, name, std::slice::from_ref(&matcher.value)),
+                None => Ok(Postings::empty()),
+            };
         }
         MatchOp::Regex => false,
         MatchOp::NotRegex => true,

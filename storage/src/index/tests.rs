@@ -60,6 +60,7 @@ fn label_sets() -> impl Strategy<Value = Vec<Labels>> {
         Just("x\0y"),
         Just("10"),
         Just("b\n"),
+        Just("\u{fffd}"),
     ];
     let pairs = vec((names, values), 0..5).prop_map(|pairs| {
         let mut builder = chronolith_model::labels::LabelsBuilder::new();
@@ -87,6 +88,7 @@ fn matchers() -> impl Strategy<Value = Vec<Matcher>> {
         Just("missing"),
         Just("a"),
     ];
+    let bytes = prop_oneof![Just(&b"\xff"[..]), Just(&b"a|\xff"[..]), Just(&b"\xc3|b"[..])];
     let values = prop_oneof![
         Just(""),
         Just("a"),
@@ -108,8 +110,9 @@ fn matchers() -> impl Strategy<Value = Vec<Matcher>> {
         Just("()"),
         Just(".*b.*"),
     ];
+    let values = prop_oneof![9 => values.prop_map(|text| text.as_bytes().to_vec()), 1 => bytes.prop_map(<[u8]>::to_vec)];
     vec((ops, names, values), 0..4).prop_map(|matchers| {
-        matchers.into_iter().map(|(op, name, value)| Matcher::new(op, name, value).unwrap()).collect()
+        matchers.into_iter().map(|(op, name, value)| Matcher::from_bytes(op, name, value).unwrap()).collect()
     })
 }
 
