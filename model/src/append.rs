@@ -187,6 +187,15 @@ pub struct AppendBatch<'a> {
     pub newest_only_from: usize,
 }
 
+impl AppendBatch<'_> {
+    /// The lowest timestamp of all samples and histograms.
+    pub fn lowest_timestamp(&self) -> Option<i64> {
+        let floats = self.samples.iter().map(|sample| sample.timestamp).min();
+        let histograms = self.histograms.iter().map(|sample| sample.timestamp).min();
+        floats.into_iter().chain(histograms).min()
+    }
+}
+
 /// One series of a batch. Ranges index the arrays of the batch.
 #[derive(Clone, Debug)]
 pub struct BatchSeries<'a> {

@@ -3,6 +3,7 @@
 //! query layer builds and is tested without the storage engine.
 
 pub mod append;
+pub mod changes;
 pub mod duration;
 pub mod histogram;
 pub mod labels;

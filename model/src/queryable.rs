@@ -47,6 +47,19 @@ pub trait Queryable: Send + Sync {
     /// # Errors
     /// [`ReadError`] if the store is closed or cannot be read.
     fn pin(&self) -> Result<Arc<dyn Snapshot>, ReadError>;
+
+    /// Begins a version, for who keeps results of what is pinned after this call; `None` if the store cannot
+    /// tell what changes.
+    fn version(&self) -> Option<u64> {
+        None
+    }
+
+    /// The times, in milliseconds, whose samples are the same as in a version: those that were there are there,
+    /// and no others.
+    fn unchanged_since(&self, version: u64) -> Range<i64> {
+        let _ = version;
+        0..0
+    }
 }
 
 /// One version of the store: all selects of a query see the same blocks and tables.

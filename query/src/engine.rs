@@ -198,6 +198,15 @@ impl Engine {
         control: &dyn Control,
     ) -> Result<QueryOutput, QueryError> {
         control.check()?;
+        let expr = self.parse(request.text)?;
+        self.evaluate(store, &expr, request, control)
+    }
+
+    /// Parses a query with the parts of the language that are switched on.
+    ///
+    /// # Errors
+    /// [`QueryError::Parse`]
+    pub fn parse(&self, text: &str) -> Result<Expr, QueryError> {
         let Features {
             experimental_functions,
             duration_expressions,
@@ -205,15 +214,38 @@ impl Engine {
             fill_modifiers,
             ..
         } = self.options.features;
-        let parser_options = ParserOptions {
+        let options = ParserOptions {
             experimental_functions,
             duration_expressions,
             extended_range_selectors,
             fill_modifiers,
         };
-        let expr = parser::parse_expr(request.text, parser_options)
-            .map_err(|error| QueryError::Parse(error.to_string()))?;
-        self.evaluate(store, &expr, request, control)
+        parser::parse_expr(text, options).map_err(|error| QueryError::Parse(error.to_string()))
+    }
+
+    /// An account for one query; `control` can look at it from now on.
+    pub(crate) fn budget(&self, control: &dyn Control) -> Arc<Budget> {
+        let Self { options, memory, .. } = self;
+        let budget = Budget::new(options.memory_limit_bytes, options.max_samples, Arc::clone(memory));
+        let budget = Arc::new(budget);
+        control.started(Usage(Arc::clone(&budget)));
+        budget
+    }
+
+    /// How far back an instant selector of a query looks, in milliseconds.
+    pub(crate) fn lookback_ms(&self, request: &QueryRequest<'_>) -> i64 {
+        let asked = request.lookback_delta_ms.filter(|&lookback_ms| lookback_ms > 0);
+        asked.unwrap_or(self.options.lookback_delta_ms).clamp(0, MAX_TIME_MS)
+    }
+
+    /// The times of a query that its plan depends on.
+    pub(crate) fn times(&self, request: &QueryRequest<'_>) -> Times {
+        Times {
+            start: request.start,
+            end: if request.range { request.end } else { request.start },
+            interval_ms: if request.range { request.interval_ms } else { 0 },
+            default_subquery_step_ms: self.options.default_subquery_step_ms,
+        }
     }
 
     /// As [`Engine::execute`], for an expression that is parsed already. Positions in annotations refer to
@@ -228,13 +260,25 @@ impl Engine {
         request: &QueryRequest<'_>,
         control: &dyn Control,
     ) -> Result<QueryOutput, QueryError> {
+        self.evaluate_within(&self.budget(control), store, expr, request, control)
+    }
+
+    /// As [`Engine::evaluate`], for a part of a query that has a budget already.
+    pub(crate) fn evaluate_within(
+        &self,
+        budget: &Arc<Budget>,
+        store: &dyn Queryable,
+        expr: &Expr,
+        request: &QueryRequest<'_>,
+        control: &dyn Control,
+    ) -> Result<QueryOutput, QueryError> {
         let mut n_nodes = 0;
         expr.walk(|_| {
             n_nodes += 1;
             true
         });
         if n_nodes <= NODES_ON_CALLER {
-            return self.evaluate_here(store, expr, request, control);
+            return self.evaluate_here(budget, store, expr, request, control);
         }
         // Operators call each other as deep as the query is nested or its chains are long.
         let stack_bytes = n_nodes.min(MAX_DEPTH) * STACK_BYTES_PER_NODE;
@@ -242,7 +286,7 @@ impl Engine {
             let thread = std::thread::Builder::new()
                 .name("query-deep".to_owned())
                 .stack_size(stack_bytes)
-                .spawn_scoped(scope, || self.evaluate_here(store, expr, request, control))
+                .spawn_scoped(scope, || self.evaluate_here(budget, store, expr, request, control))
                 .map_err(|error| QueryError::execution(format!("failed to start a thread: {error}")))?;
             match thread.join() {
                 Ok(result) => result,
@@ -253,6 +297,7 @@ impl Engine {
 
     fn evaluate_here(
         &self,
+        budget: &Arc<Budget>,
         store: &dyn Queryable,
         expr: &Expr,
         request: &QueryRequest<'_>,
@@ -275,20 +320,9 @@ impl Engine {
             true => Grid::new(request.start, request.end, request.interval_ms),
             false => Grid::instant(request.start),
         };
-        let times = Times {
-            start: request.start,
-            end: if request.range { request.end } else { request.start },
-            interval_ms: if request.range { request.interval_ms } else { 0 },
-            default_subquery_step_ms: self.options.default_subquery_step_ms,
-        };
-        let plan = plan::plan(expr, &times)?;
+        let plan = plan::plan(expr, &self.times(request))?;
 
-        let budget =
-            Budget::new(self.options.memory_limit_bytes, self.options.max_samples, Arc::clone(&self.memory));
-        let budget = Arc::new(budget);
-        control.started(Usage(Arc::clone(&budget)));
-        let store_context =
-            StoreContext { control, budget: Arc::clone(&budget), symbols: SymbolTable::new() };
+        let store_context = StoreContext { control, budget: Arc::clone(budget), symbols: SymbolTable::new() };
         let cx = Cx {
             names: Names::new(&store_context),
             labels_charge: Mutex::new((0, budget.take(0, 0)?)),
@@ -297,11 +331,7 @@ impl Engine {
             label_sets: LabelSets::new(),
             pool: &self.pool,
             features: self.options.features,
-            lookback_ms: request
-                .lookback_delta_ms
-                .filter(|&lookback_ms| lookback_ms > 0)
-                .unwrap_or(self.options.lookback_delta_ms)
-                .clamp(0, MAX_TIME_MS),
+            lookback_ms: self.lookback_ms(request),
             batch_rows: self.options.batch_rows,
             max_samples: self.options.max_samples,
         };

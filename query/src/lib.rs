@@ -1,6 +1,7 @@
 //! PromQL: parser, plan and an engine built of columns.
 
 pub mod annotations;
+pub mod cache;
 pub mod calendar;
 mod cost;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod script;
 pub mod stats;
 pub mod value;
 
+pub use cache::{CacheStats, ResultCache};
 pub use cost::CostLimits;
 pub use engine::{Engine, EngineOptions, Features, QueryOutput, QueryRequest};
 pub use error::QueryError;

@@ -4,6 +4,7 @@
 //! Source: Prometheus v3.14, `promql/engine.go`, `PreprocessExpr` and `setOffsetForAtModifier`.
 
 mod explain;
+pub(crate) mod reach;
 
 use crate::error::QueryError;
 use crate::functions::Extension;

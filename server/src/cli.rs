@@ -93,6 +93,8 @@ pub struct Settings {
     pub query_memory_bytes: usize,
     /// `--query.max-total-memory`
     pub total_query_memory_bytes: usize,
+    /// `--query.result-cache-size`
+    pub result_cache_bytes: usize,
     /// `--query.max-series-read`, `--query.max-samples-read`, `--query.max-bytes-read`
     pub query_cost: CostLimits,
     /// `--query.threads`
@@ -305,6 +307,7 @@ impl Reader {
             remote_write_max_in_flight: self.positive("remote-write.max-in-flight")?,
             query_memory_bytes: self.positive_size("query.max-memory")?,
             total_query_memory_bytes: self.positive_size("query.max-total-memory")?,
+            result_cache_bytes: self.size("query.result-cache-size"),
             query_cost: CostLimits {
                 series: self.count("query.max-series-read") as u64,
                 samples: self.count("query.max-samples-read") as u64,

@@ -296,6 +296,7 @@ fn register_metrics(state: &Arc<State>) {
             Gauge,
             ready,
         );
+        telemetry::results::write(out, &state.results.stats());
     });
 }
 

@@ -9,7 +9,7 @@ use crate::store::Store;
 use crate::targets::{PoolStatus, Scraping};
 use crate::telemetry::Registry;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use chronolith_query::{Engine, EngineOptions, Features};
+use chronolith_query::{Engine, EngineOptions, Features, ResultCache};
 use chronolith_storage::options::ReplayProgress;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -30,6 +30,8 @@ pub struct State {
     pub query_gate: Arc<Semaphore>,
     /// As many permits as remote-write requests may be worked on at once.
     pub remote_write_gate: Arc<Semaphore>,
+    /// Results of range queries.
+    pub results: ResultCache,
     /// Large answers that clients have not read yet.
     pub sending: Arc<Sending>,
     /// Queries that wait, run or are being sent.
@@ -82,6 +84,7 @@ impl State {
             config: ArcSwap::from_pointee(config),
             registry,
             engine,
+            results: ResultCache::new(settings.result_cache_bytes),
             sending: Arc::default(),
             queries: Arc::default(),
             query_log: QueryLog::default(),

@@ -9,6 +9,7 @@ use chronolith_storage::error::error_chain;
 use chronolith_storage::metrics::{Cardinality, DbStatus, StorageMetrics};
 use chronolith_storage::{AppendError, StorageError};
 use parking_lot::RwLock;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,14 @@ impl OpenDb {
 impl Queryable for OpenDb {
     fn pin(&self) -> Result<Arc<dyn Snapshot>, ReadError> {
         self.with(Db::pin).unwrap_or_else(|| Err(StorageError::Closed.into()))
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.with(Db::version).flatten()
+    }
+
+    fn unchanged_since(&self, version: u64) -> Range<i64> {
+        self.with(|db| db.unchanged_since(version)).unwrap_or_default()
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod metrics;
 pub mod process;
+pub mod results;
 pub mod storage;
 
 pub use metrics::Registry;

@@ -35,6 +35,7 @@ use arc_swap::ArcSwap;
 use background::Signal;
 use ballast::Ballast;
 use chronolith_model::append::{AppendBatch, AppendOutcome, Exemplar, Metadata};
+use chronolith_model::changes::Changes;
 use chronolith_model::queryable::{Queryable, ReadError, Snapshot};
 use chronolith_model::{Labels, Matcher};
 use compact::Compacted;
@@ -43,6 +44,7 @@ use ids::BlockIds;
 use parking_lot::Mutex;
 use recover::{Found, Recovery};
 use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -82,6 +84,8 @@ struct Inner {
     /// Results of merges that are in the database and not served yet.
     pending: Mutex<Vec<Arc<Block>>>,
     interrupts: Interrupts,
+    /// For who keeps results of queries.
+    changes: Changes,
     retention_time_ms: AtomicI64,
     retention_size_bytes: AtomicU64,
     unavailable: Mutex<Option<String>>,
@@ -130,6 +134,10 @@ impl Db {
             return Err(AppendError::Closed);
         }
         let result = self.inner.tables.append(batch, want_refs);
+        // Also after a failure: some of it may have been written.
+        if let Some(lowest) = batch.lowest_timestamp() {
+            self.inner.changes.note(lowest);
+        }
         self.inner.note_append(&result);
         result
     }
@@ -140,7 +148,9 @@ impl Db {
     /// # Errors
     /// [`StorageError`] if it cannot be recorded; nothing is deleted then.
     pub fn delete(&self, matcher_sets: &[Vec<Matcher>], mint: i64, maxt: i64) -> Result<(), StorageError> {
-        self.inner.delete(matcher_sets, mint, maxt)
+        let result = self.inner.delete(matcher_sets, mint, maxt);
+        self.inner.changes.note(mint);
+        result
     }
 
     /// Writes blocks with deletions anew, so that the space of what was deleted comes back.
@@ -300,6 +310,15 @@ impl Queryable for Db {
     fn pin(&self) -> Result<Arc<dyn Snapshot>, ReadError> {
         self.inner.pin()
     }
+
+    fn version(&self) -> Option<u64> {
+        Some(self.inner.changes.version())
+    }
+
+    fn unchanged_since(&self, version: u64) -> Range<i64> {
+        let changes = &self.inner.changes;
+        changes.gone_below()..changes.lowest_since(version)
+    }
 }
 
 impl Inner {
@@ -345,6 +364,7 @@ impl Inner {
             merging: Mutex::default(),
             pending: Mutex::default(),
             interrupts: Interrupts::default(),
+            changes: Changes::default(),
             retention_time_ms: AtomicI64::new(options.retention_time_ms),
             retention_size_bytes: AtomicU64::new(options.retention_size_bytes),
             unavailable: Mutex::new(None),

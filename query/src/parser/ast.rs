@@ -436,6 +436,11 @@ impl Extent {
     pub fn is_none(&self) -> bool {
         *self == Self::Millis(0)
     }
+
+    /// Whether it depends on the times of the query.
+    pub fn is_computed(&self) -> bool {
+        matches!(self, Self::Expr(_))
+    }
 }
 
 /// `name{matchers}` with its modifiers.

@@ -29,7 +29,8 @@ pub async fn instant(ready: Ready, origin: Origin, params: Params) -> Result<Res
     let deadline = deadline(&ready.state, &params)?;
     let lookback_delta_ms = lookback_delta(&params)?;
     let asked = Asked { text: params.get("query").to_owned(), start: time, end: time, step_ms: 0, origin };
-    let wanted = Wanted { range: false, lookback_delta_ms, limit, stats: params.get("stats").to_owned() };
+    let stats = params.get("stats").to_owned();
+    let wanted = Wanted { range: false, lookback_delta_ms, limit, stats, may_be_kept: false };
     run(ready, asked, wanted, deadline).await
 }
 
@@ -61,7 +62,10 @@ pub async fn range(ready: Ready, origin: Origin, params: Params) -> Result<Respo
     let step_ms = (step_ns / 1_000_000).max(1);
     let asked = Asked { text: params.get("query").to_owned(), start, end, step_ms, origin };
     let lookback_delta_ms = lookback_delta(&params)?;
-    let wanted = Wanted { range: true, lookback_delta_ms, limit, stats: params.get("stats").to_owned() };
+    let stats = params.get("stats").to_owned();
+    // Statistics are those of an evaluation of all steps.
+    let may_be_kept = stats.is_empty() && matches!(params.get("nocache"), "" | "0" | "false");
+    let wanted = Wanted { range: true, lookback_delta_ms, limit, stats, may_be_kept };
     run(ready, asked, wanted, deadline).await
 }
 
@@ -71,6 +75,8 @@ struct Wanted {
     lookback_delta_ms: Option<i64>,
     limit: usize,
     stats: String,
+    /// Whether steps may come from earlier results, and the result be kept for later ones.
+    may_be_kept: bool,
 }
 
 /// How long the parts of a query took.
@@ -113,7 +119,11 @@ async fn run(
             lookback_delta_ms: wanted.lookback_delta_ms,
         };
         let started = Instant::now();
-        let output = ready.state.engine.execute(&*ready.store, &request, deadline);
+        let ServerState { engine, results, .. } = &*ready.state;
+        let output = match wanted.may_be_kept {
+            true => results.execute(engine, &*ready.store, &request, deadline),
+            false => engine.execute(&*ready.store, &request, deadline),
+        };
         let executed = started.elapsed();
         drop((permit, running));
         metrics.inner_eval.observe(executed.as_secs_f64());

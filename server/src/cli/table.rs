@@ -252,6 +252,12 @@ pub(crate) const FLAGS: &[Flag] = &[
         "0B",
         "Refuse a query that would read more bytes by an estimate before it runs; 0B sets no limit.",
     ),
+    works(
+        "query.result-cache-size",
+        Size,
+        "64MB",
+        "Memory for results of range queries, kept for when they are asked again; 0B keeps none.",
+    ),
     works("query.threads", Count, "0", "Threads that work on queries; 0 means one per core."),
     works("web.shutdown-timeout", Duration, "10s", "How long a stop waits for requests in flight."),
 ];

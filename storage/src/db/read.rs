@@ -36,7 +36,9 @@ impl Inner {
         }
         let (parts, pins) = self.pinned();
         let lease = self.leases.grant(pins);
-        let bounds = Bounds { oldest: self.oldest(&parts), lease: Some(lease), warnings: self.warnings() };
+        let oldest = self.oldest(&parts);
+        self.changes.note_gone(oldest);
+        let bounds = Bounds { oldest, lease: Some(lease), warnings: self.warnings() };
         Ok(crate::read::snapshot(parts, bounds))
     }
 

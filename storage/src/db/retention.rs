@@ -31,7 +31,11 @@ impl Inner {
             }
             self.counters.retention_time_drops.add(old.len() as u64);
             self.counters.retention_size_drops.add(excess.len() as u64);
-            self.replace(&[old, excess].concat(), None);
+            let dropped = [old, excess].concat();
+            self.replace(&dropped, None);
+            if let Some(last) = dropped.iter().map(|block| block.header.maxt).max() {
+                self.changes.note_gone(last.saturating_add(1));
+            }
         }
         self.reap();
     }
@@ -164,5 +168,51 @@ mod tests {
         drop((first, second));
         db.inner.reap();
         assert_eq!(n_files(), 0);
+    }
+
+    #[test]
+    fn who_keeps_results_learns_what_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            window_ms: WINDOW_MS,
+            retention_time_ms: 0,
+            background: false,
+            ballast_bytes: Some(0),
+            clock: Arc::new(ManualClock::new(1 << 40)),
+            ..Options::default()
+        };
+        let db = Db::open(&folder.path().join("data"), options).unwrap();
+        for timestamp in [1000, 12_000, 30_000] {
+            append(&db, timestamp);
+        }
+        let version = db.version().unwrap();
+        assert_eq!(db.unchanged_since(version), i64::MIN..i64::MAX);
+        append(&db, 31_000);
+        assert_eq!(db.unchanged_since(version), i64::MIN..31_000);
+        // What moves data and leaves it as it is does not count.
+        db.flush().unwrap();
+        db.compact().unwrap();
+        assert_eq!(db.unchanged_since(version), i64::MIN..31_000);
+        append(&db, 500);
+        assert_eq!(db.unchanged_since(version), i64::MIN..500);
+        let version = db.version().unwrap();
+        let any = vec![chronolith_model::Matcher::equal("__name__", "m")];
+        db.delete(&[any], 12_000, 13_000).unwrap();
+        assert_eq!(db.unchanged_since(version), i64::MIN..12_000);
+        // Retention hides at once, and drops later.
+        db.set_retention(30_000, 0);
+        let version = db.version().unwrap();
+        db.pin().unwrap();
+        assert_eq!(db.unchanged_since(version), 1000..i64::MAX);
+        append(&db, 60_000);
+        db.flush().unwrap();
+        let version = db.version().unwrap();
+        db.enforce_retention();
+        let unchanged = db.unchanged_since(version);
+        assert!(unchanged.start > 1000 && unchanged.end == i64::MAX, "{unchanged:?}");
+        // No limit again: what was hidden once may be seen, and was not when results were made.
+        db.set_retention(0, 0);
+        db.pin().unwrap();
+        assert_eq!(db.unchanged_since(version), unchanged);
     }
 }

@@ -303,3 +303,38 @@ async fn limits_end_queries_in_the_words_of_prometheus() {
     assert_eq!(n_found("/api/v1/query?query=up&time=1700000010").await, 0);
     assert_eq!(n_found("/api/v1/query?query=up&time=1700000010&lookback_delta=1m").await, 2);
 }
+
+#[tokio::test]
+async fn results_are_kept_unless_one_asks_not_to() {
+    let server = Server::with_samples(&[]).await;
+    let path = |more: &str| {
+        format!("/api/v1/query_range?query=sum(up)&start={}&end={}&step=15{more}", NOW_S - 150, NOW_S)
+    };
+    let steps_kept = async |more: &str| {
+        let before = server.state.results.stats().steps_kept;
+        let answer = server.get(&path(more)).await;
+        assert_eq!(answer.status, 200);
+        (answer.text().to_owned(), server.state.results.stats().steps_kept - before)
+    };
+    let (first, kept) = steps_kept("&nocache=1").await;
+    assert_eq!((kept, server.state.results.stats().n_entries), (0, 0));
+    assert_eq!(steps_kept("").await, (first.clone(), 0));
+    assert_eq!(steps_kept("&nocache=0").await, (first.clone(), 11));
+    assert_eq!(steps_kept("&nocache=1").await, (first.clone(), 0));
+    assert_eq!(steps_kept("&stats=true").await.1, 0);
+    // A late sample counts at once.
+    let labels = Labels::from_pairs([("__name__", "up"), ("instance", "late")]).unwrap();
+    let answer =
+        server.write("prometheus.WriteRequest", v1_body(&[(labels, vec![(NOW_MS - 60_000, 5.0)])])).await;
+    assert_eq!(answer.status, 204);
+    let (second, kept) = steps_kept("").await;
+    assert_eq!(kept, 6);
+    assert_ne!(second, first);
+    assert_eq!(steps_kept("&nocache=1").await.0, second);
+
+    let without = Server::with_samples(&["--query.result-cache-size=0B"]).await;
+    for _ in 0..2 {
+        assert_eq!(without.get(&path("")).await.text(), first);
+    }
+    assert_eq!(without.state.results.stats(), chronolith_query::CacheStats::default());
+}
