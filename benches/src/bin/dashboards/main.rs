@@ -132,7 +132,7 @@ fn main() -> Result<(), String> {
 
 /// The options and the time of the first scrape: of what lies in the folder, or so that the last scrape is now.
 fn start_time(dir: &Path, args: &Args) -> Result<Loaded, String> {
-    if let Some(loaded) = std::fs::read(dir.join("stream.json")).ok() {
+    if let Ok(loaded) = std::fs::read(dir.join("stream.json")) {
         let loaded: Loaded = serde_json::from_slice(&loaded).map_err(|e| format!("stream.json: {e}"))?;
         if (loaded.hosts, loaded.scrapes) != (args.hosts, args.scrapes) {
             return Err(format!(
