@@ -285,7 +285,7 @@ mod tests {
             Just(MatchOp::Regex),
             Just(MatchOp::NotRegex)
         ];
-        let values = vec(prop_oneof![8 => b'a'..b'z', 1 => Just(b'|'), 1 => Just(0xff)], 0..6);
+        let values = vec(prop_oneof![8 => b'a'..=b'z', 1 => Just(b'|'), 1 => Just(0xff)], 0..6);
         let matcher = (ops, "[a-z\u{e9}\0]{0,4}", values)
             .prop_map(|(op, name, value)| Matcher::from_bytes(op, name, value).expect("a choice of words"));
         let ranks = || btree_set(0u32..200_000, 0..50).prop_map(RoaringBitmap::from_iter);
