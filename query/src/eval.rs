@@ -157,6 +157,16 @@ impl Cx<'_> {
         series.drop_name = true;
     }
 
+    /// As [`Cx::remove_name`], for many.
+    pub(crate) fn remove_names(&self, series: &mut [OutSeries]) {
+        if !self.features.delayed_name_removal {
+            let names = [self.names.metric, self.names.kind, self.names.unit];
+            let labels = self.label_sets.select(series.iter().map(|series| series.labels), &names, false);
+            series.iter_mut().zip(labels).for_each(|(series, labels)| series.labels = labels);
+        }
+        series.iter_mut().for_each(|series| series.drop_name = true);
+    }
+
     /// Without `__name__`, `__type__` and `__unit__`.
     pub(crate) fn without_metadata(&self, labels: LabelSetId) -> LabelSetId {
         self.label_sets.without(labels, &[self.names.metric, self.names.kind, self.names.unit])

@@ -13,6 +13,7 @@ pub(crate) mod time;
 use crate::annotations::{Annotation, Annotations};
 use crate::error::QueryError;
 use crate::eval::batch::RowMut;
+use crate::limits::SAMPLES_PER_CHECK;
 use crate::parser::{Function, Span};
 use crate::value::SampleValue;
 use chronolith_model::FloatHistogram;
@@ -43,6 +44,13 @@ pub(crate) trait WindowFunction: Send + Sync {
     /// Whether [`FloatColumn::geometry`] is needed.
     fn needs_geometry(&self) -> bool {
         false
+    }
+
+    /// What the windows of a timestamp column have in common, whatever the values: worked out once for all series of
+    /// the column and handed back as [`FloatColumn::factors`]. Only asked for with [`FloatColumn::geometry`].
+    fn factors(&self, low: &[u32], high: &[u32], geometry: &[[f64; 3]], range_s: f64) -> Vec<f64> {
+        let _ = (low, high, geometry, range_s);
+        Vec::new()
     }
 
     /// Whether a result for a metric whose name does not look like a counter's is worth a note.
@@ -131,11 +139,22 @@ pub(crate) struct FloatColumn<'a> {
     /// By step, if asked for: seconds from first to last sample, from the start of the range to the first
     /// sample, from the last sample to the end of the range.
     pub(crate) geometry: &'a [[f64; 3]],
+    /// By step, if the function has [`WindowFunction::factors`].
+    pub(crate) factors: &'a [f64],
+    /// The steps whose windows hold a sample, as bits.
+    pub(crate) filled: &'a [u64],
+    /// The steps whose windows hold two samples or more, as bits.
+    pub(crate) pairs: &'a [u64],
     pub(crate) range_s: f64,
     pub(crate) extension: Extension,
 }
 
 impl FloatColumn<'_> {
+    /// Whether windows can be folded in a few milliseconds, without a look at whether the query goes on.
+    pub(crate) fn is_short(&self) -> bool {
+        self.windows(1).map(|(_, low, high)| high - low).sum::<usize>() < 64 * SAMPLES_PER_CHECK
+    }
+
     /// The windows with at least `n` samples: step, first sample, one past the last sample.
     pub(crate) fn windows(&self, n: u32) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         let bounds = self.low.iter().zip(self.high).enumerate();

@@ -49,7 +49,8 @@ impl Grid {
     }
 
     pub(crate) fn times(&self) -> impl Iterator<Item = i64> + '_ {
-        (0..self.n_steps).map(|step| self.time(step))
+        let (start, interval) = (self.start, self.interval);
+        (0..self.n_steps as i64).map(move |step| start + interval * step)
     }
 }
 

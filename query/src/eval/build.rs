@@ -211,14 +211,12 @@ impl Builder<'_, '_> {
     fn series_of(&mut self, selected: &dyn SelectedSeries) -> Result<Vec<OutSeries>, QueryError> {
         self.charge.add_bytes(selected.len() as usize * size_of::<OutSeries>())?;
         let mut series = Vec::with_capacity(selected.len() as usize);
-        for index in 0..selected.len() {
-            if index % 1000 == 999 {
-                self.cx.charge_labels()?;
-            }
-            let labels = self.cx.label_sets.intern(selected.labels(index));
-            series.push(OutSeries { labels, drop_name: false });
+        for start in (0..selected.len()).step_by(1000) {
+            let part = start..selected.len().min(start + 1000);
+            let labels = self.cx.label_sets.intern_all(part.map(|index| selected.labels(index)));
+            series.extend(labels.into_iter().map(|labels| OutSeries { labels, drop_name: false }));
+            self.cx.charge_labels()?;
         }
-        self.cx.charge_labels()?;
         Ok(series)
     }
 
@@ -796,10 +794,10 @@ fn text(plan: &Plan) -> &[u8] {
 
 /// Window functions make another metric of a series, except those that act like an offset.
 fn drop_names(cx: &Cx<'_>, function: Function, series: &mut [OutSeries]) {
-    for series in series {
-        if !matches!(function, Function::FirstOverTime | Function::LastOverTime) || series.drop_name {
-            cx.remove_name(series);
-        }
+    if matches!(function, Function::FirstOverTime | Function::LastOverTime) {
+        series.iter_mut().filter(|series| series.drop_name).for_each(|series| cx.remove_name(series));
+    } else {
+        cx.remove_names(series);
     }
 }
 

@@ -36,26 +36,31 @@ pub(crate) fn group(
     if without {
         symbols.push(cx.names.metric);
     }
-    let mut numbers: HashMap<LabelSetId, u32> = HashMap::new();
     let mut groups = Groups { group_of: Vec::with_capacity(series.len()), labels: Vec::new() };
-    for (at, series) in series.iter().enumerate() {
-        if at % 1000 == 999 {
-            cx.charge_labels()?;
+    // By label set: its group, as soon as it has one.
+    let mut numbers: Vec<u32> = Vec::new();
+    let mut charge = cx.store.budget.take(0, 0)?;
+    for part in series.chunks(SERIES_PER_CHECK) {
+        let selected = cx.label_sets.select(part.iter().map(|series| series.labels), &symbols, !without);
+        cx.charge_labels()?;
+        let n_sets = cx.label_sets.len();
+        charge.add_bytes((n_sets - numbers.len()) * 4)?;
+        numbers.resize(n_sets, NO_GROUP);
+        for labels in selected {
+            let number = &mut numbers[labels.index()];
+            if *number == NO_GROUP {
+                *number = groups.labels.len() as u32;
+                groups.labels.push(labels);
+            }
+            groups.group_of.push(*number);
         }
-        let labels = match without {
-            true => cx.label_sets.without(series.labels, &symbols),
-            false => cx.label_sets.only(series.labels, &symbols),
-        };
-        let next = groups.labels.len() as u32;
-        let number = *numbers.entry(labels).or_insert(next);
-        if number == next {
-            groups.labels.push(labels);
-        }
-        groups.group_of.push(number);
     }
-    cx.charge_labels()?;
     Ok(groups)
 }
+
+const NO_GROUP: u32 = u32::MAX;
+/// Series between two looks at whether the query goes on.
+const SERIES_PER_CHECK: usize = 1000;
 
 /// `sum`, `avg`, `min`, `max`, `count`, `group`, `stddev`, `stdvar` and `quantile`.
 pub(crate) struct Fold {

@@ -3,12 +3,18 @@
 use chronolith_model::Labels;
 use chronolith_model::symbols::{EMPTY, Symbol, SymbolTable};
 use parking_lot::RwLock;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 /// The number of a label set in the [`LabelSets`] of one query. Equal numbers, equal labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LabelSetId(u32);
+
+impl LabelSetId {
+    /// Below [`LabelSets::len`].
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// The label set without labels.
 pub(crate) const NO_LABELS: LabelSetId = LabelSetId(0);
@@ -19,72 +25,113 @@ pub(crate) type SymbolPairs = [(Symbol, Symbol)];
 /// The label sets of one query, each once.
 pub(crate) struct LabelSets {
     inner: RwLock<Inner>,
-    hasher: xxhash_rust::xxh3::Xxh3DefaultBuilder,
 }
 
+#[derive(Default)]
 struct Inner {
-    sets: Vec<Arc<SymbolPairs>>,
+    /// The pairs of all sets, one after another.
+    pairs: Vec<(Symbol, Symbol)>,
+    /// Where those of each set end.
+    ends: Vec<u32>,
     numbers: hashbrown::HashTable<u32>,
-    size_bytes: usize,
+}
+
+impl Inner {
+    fn get(&self, number: u32) -> &SymbolPairs {
+        pairs_of(&self.pairs, &self.ends, number)
+    }
+
+    fn intern(&mut self, pairs: &SymbolPairs) -> LabelSetId {
+        let Self { pairs: all, ends, numbers } = self;
+        let hash = hash_pairs(pairs);
+        if let Some(&number) = numbers.find(hash, |&number| pairs_of(all, ends, number) == pairs) {
+            return LabelSetId(number);
+        }
+        let number = u32::try_from(ends.len()).expect("fewer than 2^32 label sets in one query");
+        all.extend_from_slice(pairs);
+        ends.push(u32::try_from(all.len()).expect("fewer than 2^32 labels in one query"));
+        numbers.insert_unique(hash, number, |&number| hash_pairs(pairs_of(all, ends, number)));
+        LabelSetId(number)
+    }
+}
+
+fn pairs_of<'p>(all: &'p SymbolPairs, ends: &[u32], number: u32) -> &'p SymbolPairs {
+    let at = number as usize;
+    let start = if at == 0 { 0 } else { ends[at - 1] };
+    &all[start as usize..ends[at] as usize]
 }
 
 impl LabelSets {
     pub(crate) fn new() -> Self {
-        let sets = Self {
-            inner: RwLock::new(Inner {
-                sets: Vec::new(),
-                numbers: hashbrown::HashTable::new(),
-                size_bytes: 0,
-            }),
-            hasher: xxhash_rust::xxh3::Xxh3DefaultBuilder::new(),
-        };
+        let sets = Self { inner: RwLock::default() };
         assert_eq!(sets.intern(&[]), NO_LABELS);
         sets
     }
 
+    /// How many there are. Their numbers are below it.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.read().ends.len()
+    }
+
     /// The number of a label set. `pairs` are sorted by name as text, without empty values.
     pub(crate) fn intern(&self, pairs: &SymbolPairs) -> LabelSetId {
-        let hash = hash_pairs(&self.hasher, pairs);
+        self.inner.write().intern(pairs)
+    }
+
+    /// The numbers of several label sets.
+    pub(crate) fn intern_all<'p>(
+        &self,
+        sets: impl ExactSizeIterator<Item = &'p SymbolPairs>,
+    ) -> Vec<LabelSetId> {
         let inner = &mut *self.inner.write();
-        let found = inner.numbers.find(hash, |&number| *inner.sets[number as usize] == *pairs);
-        if let Some(&number) = found {
-            return LabelSetId(number);
-        }
-        let number = u32::try_from(inner.sets.len()).expect("fewer than 2^32 label sets in one query");
-        inner.sets.push(Arc::from(pairs));
-        let Inner { sets, numbers, size_bytes } = inner;
-        numbers.insert_unique(hash, number, |&number| hash_pairs(&self.hasher, &sets[number as usize]));
-        // Pairs, the header of the Arc, the pointer to it, and the entry of the table.
-        *size_bytes += pairs.len() * 8 + 16 + 16 + 8;
-        LabelSetId(number)
+        let Inner { pairs, ends, numbers } = inner;
+        numbers.reserve(sets.len(), |&number| hash_pairs(pairs_of(pairs, ends, number)));
+        sets.map(|set| inner.intern(set)).collect()
     }
 
     pub(crate) fn get(&self, id: LabelSetId) -> Arc<SymbolPairs> {
-        Arc::clone(&self.inner.read().sets[id.0 as usize])
+        Arc::from(self.inner.read().get(id.0))
     }
 
     /// The value of the label `name`; the empty string if it is not there.
     pub(crate) fn value(&self, id: LabelSetId, name: Symbol) -> Symbol {
-        value_of(&self.inner.read().sets[id.0 as usize], name)
+        value_of(self.inner.read().get(id.0), name)
     }
 
     /// Without the labels of these names.
     pub(crate) fn without(&self, id: LabelSetId, names: &[Symbol]) -> LabelSetId {
-        self.retain(id, |name| !names.contains(&name))
+        self.select([id], names, false)[0]
     }
 
     /// Only the labels of these names.
     pub(crate) fn only(&self, id: LabelSetId, names: &[Symbol]) -> LabelSetId {
-        self.retain(id, |name| names.contains(&name))
+        self.select([id], names, true)[0]
     }
 
-    fn retain(&self, id: LabelSetId, keep: impl Fn(Symbol) -> bool) -> LabelSetId {
-        let pairs = self.get(id);
-        if pairs.iter().all(|&(name, _)| keep(name)) {
-            return id;
-        }
-        let kept: Vec<_> = pairs.iter().copied().filter(|&(name, _)| keep(name)).collect();
-        self.intern(&kept)
+    /// Of each label set only the labels of these names, or all but those.
+    pub(crate) fn select(
+        &self,
+        ids: impl IntoIterator<Item = LabelSetId>,
+        names: &[Symbol],
+        keep: bool,
+    ) -> Vec<LabelSetId> {
+        let inner = &mut *self.inner.write();
+        let mut kept = Vec::new();
+        let mut last = NO_LABELS;
+        let select = |id: LabelSetId| {
+            let pairs = inner.get(id.0);
+            kept.clear();
+            kept.extend(pairs.iter().copied().filter(|(name, _)| names.contains(name) == keep));
+            if kept.len() == pairs.len() {
+                return id;
+            }
+            // Neighbours are often of one group.
+            if *kept != *inner.get(last.0) {
+                last = inner.intern(&kept);
+            }
+            last
+        };
+        ids.into_iter().map(select).collect()
     }
 
     /// With one label set; an empty value removes it.
@@ -122,7 +169,9 @@ impl LabelSets {
 
     /// Memory taken so far, strings not counted.
     pub(crate) fn size_bytes(&self) -> usize {
-        self.inner.read().size_bytes
+        // Lists and tables grow by doubling.
+        let inner = self.inner.read();
+        inner.pairs.len() * 12 + inner.ends.len() * (6 + 8)
     }
 }
 
@@ -138,12 +187,14 @@ pub(crate) fn labels_of(strings: &[Arc<str>], pairs: &SymbolPairs) -> Labels {
         .expect("label sets hold each name once")
 }
 
-fn hash_pairs(hasher: &xxhash_rust::xxh3::Xxh3DefaultBuilder, pairs: &SymbolPairs) -> u64 {
-    let mut state = hasher.build_hasher();
-    for (name, value) in pairs {
-        state.write_u64(u64::from(name.0) << 32 | u64::from(value.0));
-    }
-    state.finish()
+/// Folded products: symbols are numbers of our own, which nobody chooses to collide.
+fn hash_pairs(pairs: &SymbolPairs) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    pairs.iter().fold(0x2545_f491_4f6c_dd1d, |hash, (name, value)| {
+        let pair = u64::from(name.0) << 32 | u64::from(value.0);
+        let product = u128::from(hash ^ pair) * u128::from(FACTOR);
+        product as u64 ^ (product >> 64) as u64
+    })
 }
 
 /// Prometheus's `Labels.Hash`, on which `limit_ratio` rests: xxh64 of every string with its length in front.

@@ -9,7 +9,8 @@ use crate::limits::{Charge, SAMPLES_PER_CHECK};
 use chronolith_model::queryable::{SampleBatch, SelectedSeries, TimestampColumn};
 use parking_lot::Mutex;
 use rayon::prelude::*;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hasher;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ pub(crate) trait RowSource: Send + Sync {
 }
 
 /// The series of a selector and the pipeline behind them.
-pub(crate) struct Leaf<S> {
+pub(crate) struct Leaf<S: RowSource> {
     selected: Arc<dyn SelectedSeries>,
     source: S,
     maps: Vec<Arc<dyn ColumnMap>>,
@@ -49,6 +50,13 @@ pub(crate) struct Leaf<S> {
     ready: VecDeque<Batch>,
     /// Of the source, then of each map.
     notes: Vec<Annotations>,
+    /// Buffers that were used and are free again, at most as many as were used at once.
+    spare: Mutex<Spare<S::Scratch>>,
+}
+
+struct Spare<T> {
+    decoded: Vec<(SampleBatch, T)>,
+    batches: Vec<Batch>,
 }
 
 impl<S: RowSource> Leaf<S> {
@@ -71,14 +79,15 @@ impl<S: RowSource> Leaf<S> {
             next_read: 0,
             ready: VecDeque::new(),
             notes: vec![Annotations::default()],
+            spare: Mutex::new(Spare { decoded: Vec::new(), batches: Vec::new() }),
         }
     }
 
     /// Reads one range of series and runs the pipeline over it.
     fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Result<(Vec<Batch>, Vec<Annotations>), QueryError> {
         let mut notes = vec![Annotations::default(); self.notes.len()];
-        let mut scratch = S::Scratch::default();
-        let mut samples = SampleBatch::default();
+        let (mut samples, mut scratch) = self.spare.lock().decoded.pop().unwrap_or_default();
+        samples.clear();
         cx.check()?;
         self.selected.read(range.clone(), &mut samples, &cx.store)?;
         assert_eq!(samples.series.len(), range.len(), "a read gives an entry for each series");
@@ -89,7 +98,8 @@ impl<S: RowSource> Leaf<S> {
         let n_rows = cx.rows_per_batch(&self.grid);
         for first in (0..range.len()).step_by(n_rows) {
             let rows = n_rows.min(range.len() - first);
-            let mut batch = Batch::new(cx, &self.grid, range.start as usize + first, rows)?;
+            let mut batch = self.spare.lock().batches.pop().unwrap_or_default();
+            batch.reset(cx, &self.grid, range.start as usize + first, rows)?;
             for row in 0..rows {
                 let at = first + row;
                 unchecked += samples.series[at].timestamps.times.len().max(self.grid.n_steps);
@@ -106,6 +116,7 @@ impl<S: RowSource> Leaf<S> {
             }
             batches.push(batch);
         }
+        self.spare.lock().decoded.push((samples, scratch));
         Ok((batches, notes))
     }
 }
@@ -125,7 +136,9 @@ where
     fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
-                *out = batch;
+                let mut used = std::mem::replace(out, batch);
+                used.release();
+                self.spare.lock().batches.push(used);
                 return Ok(true);
             }
             let rest = &self.reads[self.next_read..];
@@ -184,25 +197,58 @@ fn plan_reads(partitions: &[Range<u32>], n_rows: usize) -> Vec<Range<u32>> {
 
 /// Plans by timestamp column: series that share a column share its plan.
 pub(crate) struct PlanCache<P> {
-    entries: Mutex<VecDeque<PlanEntry<P>>>,
+    inner: Mutex<Plans<P>>,
 }
 
-/// A column, its plan, and what the plan was charged with.
-type PlanEntry<P> = (Arc<TimestampColumn>, Arc<P>, Charge);
+struct Plans<P> {
+    /// By the address of the column, which no other column has as long as this one is held.
+    entries: HashMap<usize, (Arc<TimestampColumn>, Arc<P>), AddressHash>,
+    size_bytes: usize,
+    charges: Vec<Charge>,
+}
+
+/// Addresses are multiples of eight at least.
+type AddressHash = std::hash::BuildHasherDefault<AddressHasher>;
+
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let product = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+}
 
 impl<P> Default for PlanCache<P> {
     fn default() -> Self {
-        Self { entries: Mutex::new(VecDeque::new()) }
+        let plans = Plans { entries: HashMap::default(), size_bytes: 0, charges: Vec::new() };
+        Self { inner: Mutex::new(plans) }
     }
 }
 
 /// The plan a worker used last.
 pub(crate) type LastPlan<P> = Option<(Arc<TimestampColumn>, Arc<P>)>;
 
+/// What a column and its entry take beside the plan.
+const ENTRY_BYTES: usize = 128;
+
 impl<P> PlanCache<P> {
-    /// Columns that are remembered over all workers: the scrapes of a few dozen targets. A column that has
-    /// left is planned anew.
-    const CAPACITY: usize = 64;
+    /// Bytes of plans that are remembered over all workers: those of the scrapes of thousands of targets. Beyond it
+    /// all are forgotten.
+    const CAPACITY_BYTES: usize = 16 << 20;
 
     /// The plan of a column, `size_bytes` large; `build` makes it where it is not known.
     pub(crate) fn get(
@@ -218,21 +264,23 @@ impl<P> PlanCache<P> {
         {
             return Ok(Arc::clone(plan));
         }
-        let found = {
-            let entries = self.entries.lock();
-            let known = entries.iter().find(|(known, ..)| Arc::ptr_eq(known, column));
-            known.map(|(_, plan, _)| Arc::clone(plan))
-        };
+        let address = Arc::as_ptr(column).addr();
+        let found = self.inner.lock().entries.get(&address).map(|(_, plan)| Arc::clone(plan));
         let plan = match found {
             Some(plan) => plan,
             None => {
+                let size_bytes = size_bytes + ENTRY_BYTES;
                 let charge = cx.store.budget.take(size_bytes, 0)?;
                 let plan = Arc::new(build(&column.times));
-                let mut entries = self.entries.lock();
-                if entries.len() == Self::CAPACITY {
-                    entries.pop_front();
+                let mut plans = self.inner.lock();
+                if plans.size_bytes + size_bytes > Self::CAPACITY_BYTES {
+                    plans.entries.clear();
+                    plans.charges.clear();
+                    plans.size_bytes = 0;
                 }
-                entries.push_back((Arc::clone(column), Arc::clone(&plan), charge));
+                plans.size_bytes += size_bytes;
+                plans.entries.insert(address, (Arc::clone(column), Arc::clone(&plan)));
+                plans.charges.push(charge);
                 plan
             }
         };

@@ -1,7 +1,7 @@
 //! Instant selectors: the last sample at or before each step.
 
 use super::Cx;
-use super::batch::{Batch, Grid, HistogramColumn, Row};
+use super::batch::{Batch, Grid, HistogramColumn, Row, count_bits, set_bit};
 use super::labels::SymbolPairs;
 use super::leaf::{LastPlan, PlanCache, RowSource};
 use crate::annotations::Annotations;
@@ -16,6 +16,9 @@ use std::sync::Arc;
 pub(crate) struct LookupPlan {
     /// Position in the column by step; [`NOTHING`] where no sample is recent enough.
     positions: Vec<u32>,
+    /// The steps that see a sample, as bits, and how many they are.
+    seen: Vec<u64>,
+    n_seen: usize,
     /// Whether every step sees a sample.
     complete: bool,
 }
@@ -36,8 +39,12 @@ impl LookupPlan {
             let seen = end > 0 && times[end - 1] > at - lookback_ms;
             positions.push(if seen { (end - 1) as u32 } else { NOTHING });
         }
-        let complete = !positions.contains(&NOTHING);
-        Self { positions, complete }
+        let mut seen = vec![0; grid.n_words()];
+        for (step, _) in positions.iter().enumerate().filter(|&(_, &position)| position != NOTHING) {
+            set_bit(&mut seen, step);
+        }
+        let n_seen = count_bits(&seen);
+        Self { positions, seen, n_seen, complete: n_seen == grid.n_steps }
     }
 }
 
@@ -79,7 +86,7 @@ impl RowSource for Lookup {
         _notes: &mut Annotations,
     ) -> Result<(), QueryError> {
         let series = &samples.series[at];
-        let size_bytes = self.grid.n_steps * size_of::<u32>();
+        let size_bytes = self.grid.n_steps * size_of::<u32>() + self.grid.n_words() * 8;
         let plan = self.plans.get(cx, scratch, &series.timestamps, size_bytes, |times| {
             LookupPlan::new(times, &self.grid, self.time, self.lookback_ms)
         })?;
@@ -129,23 +136,23 @@ impl Lookup {
                     out.fill(*value);
                     return (self.grid.n_steps as u64, histograms);
                 }
-                Floats::Constant(value) => {
-                    let seen = |&(_, &position): &(usize, &u32)| position != NOTHING;
-                    for (step, _) in plan.positions.iter().enumerate().filter(seen) {
-                        out.set(step, *value);
-                    }
-                }
+                Floats::Constant(value) => out.values.fill(*value),
                 Floats::Values(range) => {
                     let values = floats_of(samples, range);
-                    for (step, &position) in plan.positions.iter().enumerate() {
-                        if position != NOTHING {
-                            out.set(step, values[position as usize]);
-                        }
+                    let cells = out.values.iter_mut().zip(&plan.positions);
+                    if plan.complete {
+                        cells.for_each(|(cell, &position)| *cell = values[position as usize]);
+                    } else {
+                        // What lies at steps that see nothing has no meaning.
+                        cells.for_each(|(cell, &position)| {
+                            *cell = values.get(position as usize).copied().unwrap_or(0.0);
+                        });
                     }
                 }
             }
+            out.present.copy_from_slice(&plan.seen);
             out.finish();
-            return (super::batch::count_bits(out.present) as u64, histograms);
+            return (plan.n_seen as u64, histograms);
         }
 
         let kinds = Kinds::new(series);
@@ -219,7 +226,7 @@ impl Lookup {
             out.set(step, time as f64 / 1000.0);
         }
         out.finish();
-        super::batch::count_bits(out.present) as u64
+        count_bits(out.present) as u64
     }
 }
 

@@ -1,10 +1,10 @@
 //! Series whose labels became equal: merged where they never meet, an error where they do.
 
-use super::batch::{Batch, Grid, HistogramColumn, Row, Rows, bits, set_bit};
+use super::batch::{Batch, Grid, HistogramColumn, Row, Rows, bits, get_bit, set_bit};
 use super::labels::LabelSetId;
 use super::{Cx, Kept, Operator, OutSeries};
 use crate::error::QueryError;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// When series with equal labels are an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,19 @@ pub(crate) fn merged(
     collision: Collision,
 ) -> Result<Box<dyn Operator>, QueryError> {
     cx.charge_labels()?;
-    let distinct: HashSet<LabelSetId> = inner.series().iter().map(|series| series.labels).collect();
-    if distinct.len() == inner.series().len() {
+    let n_words = cx.label_sets.len().div_ceil(64);
+    let charge = cx.store.budget.take(n_words * 8, 0)?;
+    let mut met = vec![0; n_words];
+    let is_new = |series: &OutSeries| {
+        let at = series.labels.index();
+        let is_new = !get_bit(&met, at);
+        set_bit(&mut met, at);
+        is_new
+    };
+    if inner.series().iter().all(is_new) {
         return Ok(inner);
     }
+    drop((met, charge));
     let mut merged = Merged { grid, collision, numbers: HashMap::new(), rows: Vec::new(), meeting: None };
     let mut batch = Batch::default();
     loop {

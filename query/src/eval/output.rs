@@ -100,7 +100,10 @@ pub(crate) fn matrix(
             let labels = labelled.labels(cx, &operator.series()[batch.first + at], &mut charge)?;
             charge.add_bytes(size_of::<RangeSeries>() + n_floats * 16)?;
             charge.add_samples(n_floats)?;
-            let floats = row.float_steps().map(|step| (grid.time(step), row.values[step])).collect();
+            let floats = match row.dense {
+                true => grid.times().zip(row.values.iter().copied()).collect(),
+                false => row.float_steps().map(|step| (grid.time(step), row.values[step])).collect(),
+            };
             let mut histograms = Vec::new();
             for (step, h) in row.histograms.into_iter().flat_map(|column| column.iter()) {
                 charge.add_bytes(16 + h.go_size_bytes())?;

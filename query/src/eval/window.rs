@@ -1,7 +1,7 @@
 //! Functions over range selectors: windows found once for a timestamp column, used by every series that has it.
 
 use super::Cx;
-use super::batch::{Batch, Grid, HistogramColumn, RowMut};
+use super::batch::{Batch, Grid, HistogramColumn, RowMut, set_bit};
 use super::labels::{SymbolPairs, value_of};
 use super::leaf::{LastPlan, PlanCache, RowSource};
 use super::lookup::{Kinds, Place, floats_of};
@@ -29,6 +29,11 @@ pub(crate) struct WindowPlan {
     pub(crate) high: Vec<u32>,
     /// See [`FloatColumn::geometry`]; empty if the function does not need it.
     pub(crate) geometry: Vec<[f64; 3]>,
+    /// See [`FloatColumn::factors`].
+    pub(crate) factors: Vec<f64>,
+    /// See [`FloatColumn::filled`] and [`FloatColumn::pairs`].
+    pub(crate) filled: Vec<u64>,
+    pub(crate) pairs: Vec<u64>,
     /// Samples in all windows, and samples read for them.
     n_total: u64,
     n_read: u64,
@@ -87,8 +92,8 @@ impl WindowCall {
 
     /// Size of a plan.
     fn plan_bytes(&self) -> usize {
-        let step_bytes = if self.function.needs_geometry() { 8 + 24 } else { 8 };
-        self.grid.n_steps * step_bytes
+        let step_bytes = if self.function.needs_geometry() { 8 + 24 + 8 } else { 8 };
+        self.grid.n_steps * step_bytes + self.grid.n_words() * 16
     }
 
     pub(crate) fn plan(&self, times: &[i64]) -> WindowPlan {
@@ -113,6 +118,14 @@ impl WindowCall {
             plan.n_total += (high - low) as u64;
             plan.n_read += (high - before.max(low).min(high)) as u64;
         }
+        let steps_with = |n: u32| {
+            let mut steps = vec![0; self.grid.n_words()];
+            let sizes = plan.low.iter().zip(&plan.high).map(|(low, high)| high - low).enumerate();
+            sizes.filter(|&(_, size)| size >= n).for_each(|(step, _)| set_bit(&mut steps, step));
+            steps
+        };
+        let (filled, pairs) = (steps_with(1), steps_with(2));
+        (plan.filled, plan.pairs) = (filled, pairs);
         if self.function.needs_geometry() && self.extension == Extension::None {
             let windows = plan.low.iter().zip(&plan.high).enumerate();
             plan.geometry = windows
@@ -125,6 +138,8 @@ impl WindowCall {
                     [last - first, first - start, end - last].map(|millis| millis as f64 / 1000.0)
                 })
                 .collect();
+            let range_s = seconds(self.range_ms);
+            plan.factors = self.function.factors(&plan.low, &plan.high, &plan.geometry, range_s);
         }
         plan
     }
@@ -209,6 +224,9 @@ impl WindowCall {
             low: &plan.low,
             high: &plan.high,
             geometry: &plan.geometry,
+            factors: &plan.factors,
+            filled: &plan.filled,
+            pairs: &plan.pairs,
             range_s: seconds(self.range_ms),
             extension: self.extension,
         };

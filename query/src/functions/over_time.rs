@@ -5,6 +5,7 @@
 
 mod exact;
 mod histogram;
+mod lanes;
 mod sliding;
 mod trend;
 
@@ -32,8 +33,8 @@ pub(super) fn find(
         // The last of equals is wanted.
         Function::TsOfMaxOverTime => Some(Box::new(Extreme { beats: |a, b| a >= b, time: true })),
         Function::TsOfMinOverTime => Some(Box::new(Extreme { beats: |a, b| a <= b, time: true })),
-        Function::StddevOverTime => fold(|_, values| variance(values).sqrt()),
-        Function::StdvarOverTime => fold(|_, values| variance(values)),
+        Function::StddevOverTime => Some(Box::new(Spread { root: true })),
+        Function::StdvarOverTime => Some(Box::new(Spread { root: false })),
         Function::MadOverTime => fold(|_, values| median_absolute_deviation(values)),
         Function::SumOverTime => Some(Box::new(Total { average: false })),
         Function::AvgOverTime => Some(Box::new(Total { average: true })),
@@ -218,6 +219,47 @@ impl WindowFunction for Extreme {
     }
 }
 
+/// `stddev_over_time`, `stdvar_over_time`
+struct Spread {
+    root: bool,
+}
+
+impl Spread {
+    fn of(&self, values: &[f64]) -> f64 {
+        if self.root { variance(values).sqrt() } else { variance(values) }
+    }
+}
+
+impl WindowFunction for Spread {
+    fn window(
+        &self,
+        window: &Window<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<Option<SampleValue>, QueryError> {
+        FloatFold(|_: &[i64], values: &[f64]| self.of(values)).window(window, notes)
+    }
+
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        _notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        let ColumnValues::Each(values) = column.values else {
+            return Ok(false);
+        };
+        if !column.is_short() {
+            return Ok(false);
+        }
+        lanes::variances(column, values, variance, row.values);
+        if self.root {
+            row.values.iter_mut().for_each(|value| *value = value.sqrt());
+        }
+        row.present.copy_from_slice(column.filled);
+        Ok(true)
+    }
+}
+
 /// Population variance, with compensated sums.
 ///
 /// Source: Prometheus v3.14, `promql/functions.go`, `varianceOverTime`.
@@ -250,6 +292,14 @@ fn median_absolute_deviation(values: &[f64]) -> f64 {
 ///
 /// Source: Prometheus v3.14, `promql/quantile.go`, `quantile`.
 pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
+    if (0.0..=1.0).contains(&q) {
+        // Stable, so that zeros of either sign stay in order, as in Prometheus where values are few.
+        values.sort_by(|a, b| a.partial_cmp(b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan())));
+    }
+    quantile_of_sorted(q, values)
+}
+
+fn quantile_of_sorted(q: f64, values: &[f64]) -> f64 {
     if values.is_empty() || q.is_nan() {
         return f64::NAN;
     }
@@ -259,8 +309,6 @@ pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     if q > 1.0 {
         return f64::INFINITY;
     }
-    // Stable, so that zeros of either sign stay in order, as in Prometheus where values are few.
-    values.sort_by(|a, b| a.partial_cmp(b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan())));
     let n = values.len() as f64;
     let rank = q * (n - 1.0);
     let lower = rank.floor().max(0.0);
@@ -294,6 +342,31 @@ impl WindowFunction for Quantile {
             notes.annotations.add(note, self.span);
         }
         Ok(Some(SampleValue::Float(quantile(q, &mut window.floats.values.to_vec()))))
+    }
+
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        let ColumnValues::Each(values) = column.values else {
+            return Ok(false);
+        };
+        // NaNs, and zeros of both signs, stay in the order of time when they are sorted.
+        if !column.is_short()
+            || values.iter().any(|value| value.is_nan() || *value == 0.0 && value.is_sign_negative())
+        {
+            return Ok(false);
+        }
+        sliding::sorted(column, values, |step, sorted| {
+            let q = self.quantiles[step];
+            if q.is_nan() || !(0.0..=1.0).contains(&q) {
+                notes.annotations.add(Annotation::InvalidQuantile(q), self.span);
+            }
+            row.set(step, quantile_of_sorted(q, sorted));
+        });
+        Ok(true)
     }
 }
 
@@ -331,7 +404,20 @@ impl WindowFunction for Total {
         };
         let one_by_one = |window: &[f64]| if self.average { average(window) } else { sum(window) };
         let Some(totals) = exact::ExactTotals::new(column, values, self.average) else {
-            column.windows(1).for_each(|(step, low, high)| row.set(step, one_by_one(&values[low..high])));
+            if !column.is_short() {
+                return Ok(false);
+            }
+            // Where a sum is not finite, the order of adding decides, or a mean is made another way.
+            let result = |sum: f64, c: f64, window: &[f64]| {
+                let n = window.len() as f64;
+                match (self.average, sum.is_finite()) {
+                    (_, false) => one_by_one(window),
+                    (true, true) => sum / n + c / n,
+                    (false, true) => sum + c,
+                }
+            };
+            lanes::sums(column, values, result, row.values);
+            row.present.copy_from_slice(column.filled);
             return Ok(true);
         };
         totals.each(column, values, |step, total, window| {
@@ -388,6 +474,7 @@ fn average(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::functions::FloatPoints;
 
     #[test]
     fn quantiles_weigh_neighbours_and_sort_nan_first() {
@@ -418,9 +505,46 @@ mod tests {
             low: &low,
             high: &high,
             geometry: &[],
+            factors: &[],
+            filled: &[],
+            pairs: &[],
             range_s: 1.0,
             extension: crate::functions::Extension::None,
         };
+        let filled = vec![!0; low.len().div_ceil(64)];
+        let column = FloatColumn { filled: &filled, pairs: &filled, ..column };
+        let same = |what: &str, found: &[f64], n: u32, one: &dyn Fn(usize, usize) -> f64| {
+            for (step, low, high) in column.windows(n) {
+                let (found, expected) = (found[step], one(low, high));
+                let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                assert!(same, "{what}, step {step}: {found} for {expected}");
+            }
+        };
+        let mut out = vec![0.0; low.len()];
+        let total = |sum: f64, c: f64, window: &[f64]| {
+            if sum.is_finite() { sum + c } else { super::sum(window) }
+        };
+        lanes::sums(&column, values, total, &mut out);
+        same("sum", &out, 1, &|low, high| sum(&values[low..high]));
+        let mean = |sum: f64, c: f64, window: &[f64]| {
+            let n = window.len() as f64;
+            if sum.is_finite() { sum / n + c / n } else { average(window) }
+        };
+        lanes::sums(&column, values, mean, &mut out);
+        same("mean", &out, 1, &|low, high| average(&values[low..high]));
+        lanes::variances(&column, values, variance, &mut out);
+        same("variance", &out, 1, &|low, high| variance(&values[low..high]));
+        let slope = |low: usize, high: usize| {
+            let times = &times[low..high];
+            trend::linear_regression(FloatPoints { times, values: &values[low..high], starts: &[] }, times[0])
+                .0
+        };
+        lanes::slopes(&column, values, slope, &mut out);
+        same("slope", &out, 2, &slope);
+        if !values.iter().any(|value| value.is_nan()) {
+            sliding::sorted(&column, values, |step, sorted| out[step] = quantile_of_sorted(0.3, sorted));
+            same("quantile", &out, 1, &|low, high| quantile(0.3, &mut values[low..high].to_vec()));
+        }
         for beats in [|a: f64, b: f64| a > b, |a, b| a < b, |a, b| a >= b, |a, b| a <= b] {
             let plain = Extreme { beats, time: false };
             sliding::extremes(&column, values, beats, |step, at| {

@@ -91,6 +91,19 @@ impl WindowFunction for Extrapolated {
         true
     }
 
+    fn factors(&self, low: &[u32], high: &[u32], geometry: &[[f64; 3]], range_s: f64) -> Vec<f64> {
+        let factor = |(&[sampled_s, to_start_s, to_end_s], n): (&[f64; 3], u32)| {
+            if n < 2 {
+                return f64::NAN;
+            }
+            let ends = Ends { sampled_s, to_start_s, to_end_s, n_samples_minus_one: f64::from(n - 1) };
+            let factor = self.factor(&ends, range_s, None);
+            // Of counters only where the samples reach farther than to the start: see `series_without_resets`.
+            if self.is_counter && sampled_s < self.reach_s(&ends) { f64::NAN } else { factor }
+        };
+        geometry.iter().zip(low.iter().zip(high).map(|(low, high)| high - low)).map(factor).collect()
+    }
+
     fn expects_counter(&self) -> bool {
         self.is_counter
     }
@@ -99,11 +112,9 @@ impl WindowFunction for Extrapolated {
 impl Extrapolated {
     /// A series that never changes: its difference is zero, or NaN where it is not finite.
     fn constant_column(&self, column: &FloatColumn<'_>, value: f64, row: &mut RowMut<'_>) {
-        let difference = if value.is_finite() { 0.0 } else { f64::NAN };
-        for (step, low, high) in column.windows(2) {
-            let factor = self.factor_at(column, step, high - low, difference, value);
-            row.set(step, difference * factor);
-        }
+        // Whatever the factor: it is positive and finite.
+        row.values.fill(if value.is_finite() { 0.0 } else { f64::NAN });
+        row.present.copy_from_slice(column.pairs);
     }
 
     fn value_column(&self, column: &FloatColumn<'_>, values: &[f64], row: &mut RowMut<'_>) {
@@ -114,8 +125,17 @@ impl Extrapolated {
         };
         let mut resets = Vec::new();
         if self.is_counter && first < last {
-            let read = first as usize + 1..last as usize;
-            resets.extend(read.filter(|&i| values[i] < values[i - 1]));
+            let read = &values[first as usize..last as usize];
+            // Without a branch for each sample, so that several are compared at once.
+            let falls = read.windows(2).fold(false, |falls, pair| falls | (pair[1] < pair[0]));
+            if falls {
+                let read = first as usize + 1..last as usize;
+                resets.extend(read.filter(|&i| values[i] < values[i - 1]));
+            }
+        }
+        row.present.copy_from_slice(column.pairs);
+        if resets.is_empty() {
+            return self.series_without_resets(column, values, row);
         }
         let mut next_reset = 0;
         for (step, low, high) in column.windows(2) {
@@ -126,8 +146,26 @@ impl Extrapolated {
             for &reset in resets[next_reset..].iter().take_while(|&&reset| reset < high) {
                 difference += values[reset - 1];
             }
-            let factor = self.factor_at(column, step, high - low, difference, values[low]);
-            row.set(step, difference * factor);
+            row.values[step] = difference * self.factor_at(column, step, high - low, difference, values[low]);
+        }
+    }
+
+    /// Nearly all windows have the factor that their geometry gives. Others are those in which a counter would be
+    /// below zero at the start. It is not where it grows by no more than it was at first: then it was zero at least as
+    /// long ago as the samples reach, which is farther than to the start (`factors` has NaN where it is not).
+    fn series_without_resets(&self, column: &FloatColumn<'_>, values: &[f64], row: &mut RowMut<'_>) {
+        let windows = column.low.iter().zip(column.high).zip(column.factors);
+        for (step, (cell, ((&low, &high), &factor))) in row.values.iter_mut().zip(windows).enumerate() {
+            if high - low < 2 {
+                continue;
+            }
+            let (first, last) = (values[low as usize], values[high as usize - 1]);
+            let difference = last - first;
+            let grows = self.is_counter && difference > 0.0 && first >= 0.0 && first < difference;
+            *cell = match grows || factor.is_nan() {
+                false => difference * factor,
+                true => difference * self.factor_at(column, step, (high - low) as usize, difference, first),
+            };
         }
     }
 
@@ -143,10 +181,7 @@ impl Extrapolated {
     fn factor(&self, ends: &Ends, range_s: f64, zero: Option<f64>) -> f64 {
         let average_s = ends.sampled_s / ends.n_samples_minus_one;
         let threshold_s = average_s * 1.1;
-        let mut to_start_s = ends.to_start_s;
-        if to_start_s >= threshold_s {
-            to_start_s = average_s / 2.0;
-        }
+        let mut to_start_s = self.reach_s(ends);
         if self.is_counter
             && let Some(zero) = zero
         {
@@ -156,6 +191,12 @@ impl Extrapolated {
             }
         }
         self.scale(ends.sampled_s, to_start_s, ends.to_end_s, threshold_s, average_s, range_s)
+    }
+
+    /// How long before the first sample the series may have begun, zeros left aside.
+    fn reach_s(&self, ends: &Ends) -> f64 {
+        let average_s = ends.sampled_s / ends.n_samples_minus_one;
+        if ends.to_start_s >= average_s * 1.1 { average_s / 2.0 } else { ends.to_start_s }
     }
 
     fn scale(

@@ -136,6 +136,9 @@ mod tests {
             low: &low,
             high: &high,
             geometry: &[],
+            factors: &[],
+            filled: &[],
+            pairs: &[],
             range_s: 1.0,
             extension: Extension::None,
         };

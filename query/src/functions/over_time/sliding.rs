@@ -1,4 +1,4 @@
-//! Extremes of long windows that overlap: each sample is looked at twice at most, however many windows hold it.
+//! Extremes and order of long windows that overlap: what samples that come and go change, not each window anew.
 
 use crate::functions::FloatColumn;
 use std::collections::VecDeque;
@@ -43,5 +43,32 @@ pub(super) fn extremes(
             candidates.pop_front();
         }
         emit(step, candidates.front().copied().unwrap_or(high - 1));
+    }
+}
+
+/// Calls `emit(step, sorted)` with the samples of each window in ascending order. There is no NaN among them.
+///
+/// The samples that come and go find their places by binary search, unless most of a window is new.
+pub(super) fn sorted(column: &FloatColumn<'_>, values: &[f64], mut emit: impl FnMut(usize, &[f64])) {
+    let mut sorted: Vec<f64> = Vec::new();
+    let (mut start, mut end) = (0, 0);
+    for (step, low, high) in column.windows(1) {
+        let n_changed = low.saturating_sub(start) + high - end.min(high);
+        if low >= end || n_changed > (high - low) / 4 {
+            sorted.clear();
+            sorted.extend_from_slice(&values[low..high]);
+            sorted.sort_unstable_by(f64::total_cmp);
+        } else {
+            for value in &values[start..low] {
+                let at = sorted.partition_point(|other| other < value);
+                sorted.remove(at);
+            }
+            for value in &values[end..high] {
+                let at = sorted.partition_point(|other| other < value);
+                sorted.insert(at, *value);
+            }
+        }
+        (start, end) = (low, high);
+        emit(step, &sorted);
     }
 }

@@ -1,8 +1,10 @@
 //! Trends: linear regression and double exponential smoothing over the floats of a window.
 
+use super::lanes;
 use crate::annotations::Annotation;
 use crate::error::QueryError;
-use crate::functions::{FloatPoints, SeriesNotes, Window, WindowFunction};
+use crate::eval::batch::RowMut;
+use crate::functions::{ColumnValues, FloatColumn, FloatPoints, SeriesNotes, Window, WindowFunction};
 use crate::go_format::format_fixed;
 use crate::value::SampleValue;
 use chronolith_model::histogram::kahan_increment;
@@ -19,7 +21,7 @@ fn has_two_floats(window: &Window<'_>, notes: &mut SeriesNotes<'_>) -> bool {
 /// Slope per second and value at `origin` of the line through the samples, by least squares.
 ///
 /// Source: Prometheus v3.14, `promql/functions.go`, `linearRegression`.
-fn linear_regression(points: FloatPoints<'_>, origin: i64) -> (f64, f64) {
+pub(super) fn linear_regression(points: FloatPoints<'_>, origin: i64) -> (f64, f64) {
     let first = points.values[0];
     if points.values.iter().skip(1).all(|&value| value == first) {
         return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
@@ -55,6 +57,28 @@ impl WindowFunction for Deriv {
         }
         let (slope, _) = linear_regression(window.floats, window.floats.times[0]);
         Ok(Some(SampleValue::Float(slope)))
+    }
+
+    fn column(
+        &self,
+        column: &FloatColumn<'_>,
+        row: &mut RowMut<'_>,
+        _notes: &mut SeriesNotes<'_>,
+    ) -> Result<bool, QueryError> {
+        let ColumnValues::Each(values) = column.values else {
+            return Ok(false);
+        };
+        if !column.is_short() {
+            return Ok(false);
+        }
+        let one = |low: usize, high: usize| {
+            let times = &column.times[low..high];
+            let points = FloatPoints { times, values: &values[low..high], starts: &[] };
+            linear_regression(points, times[0]).0
+        };
+        lanes::slopes(column, values, one, row.values);
+        row.present.copy_from_slice(column.pairs);
+        Ok(true)
     }
 }
 
