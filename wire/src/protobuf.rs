@@ -208,6 +208,69 @@ impl<'a> Reader<'a> {
         Ok(&self.body[inner.at..inner.end])
     }
 
+    /// Passes over fields that begin with this tag of one byte and a length of one byte, as long as they come.
+    #[inline]
+    pub fn skip_short_fields(&mut self, tag: u8) {
+        let bytes = &self.body[..self.end];
+        let mut at = self.at;
+        while let Some(&[found, length]) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+            let next = at + 2 + usize::from(length);
+            if found != tag || length >= 0x80 || next > bytes.len() {
+                break;
+            }
+            at = next;
+        }
+        self.at = at;
+    }
+
+    /// A field with this tag that holds a double (1) and a varint (2) and nothing else, in the form in which all
+    /// senders write them; anything else is left where it is.
+    #[inline]
+    pub fn double_and_integer(&mut self, tag: u8) -> Option<(f64, u64)> {
+        const FIRST: u8 = 1 << 3 | FIXED64;
+        const SECOND: u8 = 2 << 3 | VARINT;
+        let bytes = &self.body[self.at..self.end];
+        let (head, rest) = bytes.split_first_chunk::<3>()?;
+        let (double, rest) = rest.split_first_chunk::<8>()?;
+        // Tag and double take ten bytes, the tag of the varint one.
+        let n_varint = usize::from(head[1]).checked_sub(10)?;
+        let varint = rest.get(..n_varint)?;
+        if head[0] != tag || head[2] != FIRST || !(2..=9).contains(&n_varint) || varint[0] != SECOND {
+            return None;
+        }
+        let (last, more) = varint[1..].split_last()?;
+        if *last >= 0x80 || more.iter().any(|byte| *byte < 0x80) {
+            return None;
+        }
+        let value = varint[1..].iter().rev().fold(0, |sum, byte| sum << 7 | u64::from(byte & 0x7f));
+        self.at += 2 + usize::from(head[1]);
+        Some((f64::from_le_bytes(*double), value))
+    }
+
+    /// Packed numbers of 32 bits; what is above is cut off.
+    pub fn packed_u32(
+        &mut self,
+        tag: Tag,
+        field: &'static str,
+        out: &mut Vec<u32>,
+    ) -> Result<(), DecodeError> {
+        if tag.wire_type == VARINT {
+            out.push(self.varint()? as u32);
+            return Ok(());
+        }
+        let mut packed = self.message(tag, field)?;
+        out.reserve(packed.end - packed.at);
+        while let Some(&first) = packed.body[..packed.end].get(packed.at) {
+            if first < 0x80 {
+                out.push(u32::from(first));
+                packed.at += 1;
+            } else {
+                out.push(packed.varint()? as u32);
+            }
+        }
+        Ok(())
+    }
+
     /// A repeated integer, packed or not: appends what `map` makes of each.
     pub fn integers<T>(
         &mut self,

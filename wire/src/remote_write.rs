@@ -77,7 +77,8 @@ pub enum DecompressError {
     Corrupt(String),
 }
 
-/// Decompresses a snappy block into `out`, whose content is replaced and whose memory is reused.
+/// Decompresses a snappy block into `out`, whose content is replaced and whose memory is reused. What a
+/// longer `out` held before need not be cleared first: only bytes beyond its length are zeroed on the way.
 ///
 /// # Errors
 /// [`DecompressError`]; `out` then holds no meaningful bytes. The declared length is compared with

@@ -212,11 +212,12 @@ thread_local! {
 
 fn take(ready: &Ready, message: Message, body: &[u8], buffers: &mut Buffers) -> (Response, AppendOutcome) {
     let taken = take_inner(ready, message, body, buffers);
-    buffers.decompressed.clear();
-    buffers.symbols.clear();
+    // Its bytes stay for the next request, which then need not be zeroed before they are written.
     if buffers.decompressed.capacity() > KEPT_BUFFER_BYTES {
+        buffers.decompressed.truncate(KEPT_BUFFER_BYTES);
         buffers.decompressed.shrink_to(KEPT_BUFFER_BYTES);
     }
+    buffers.symbols.clear();
     if buffers.symbols.capacity() > KEPT_BUFFER_BYTES / size_of::<u32>() {
         buffers.symbols.shrink_to(KEPT_BUFFER_BYTES / size_of::<u32>());
     }

@@ -168,7 +168,7 @@ fn put_value(before: u64, bits: u64, out: &mut Vec<u8>) -> u8 {
         let zigzag = ((delta << 1) ^ (delta >> 63)) as u64;
         let n_bytes = (64 - zigzag.leading_zeros()).div_ceil(8) as usize;
         if n_bytes <= 7 {
-            out.extend_from_slice(&zigzag.to_le_bytes()[..n_bytes]);
+            put_low_bytes(zigzag, n_bytes, out);
             return n_bytes as u8;
         }
     }
@@ -176,12 +176,20 @@ fn put_value(before: u64, bits: u64, out: &mut Vec<u8>) -> u8 {
     let n_low = (64 - xor.leading_zeros()).div_ceil(8) as usize;
     let n_high = (64 - xor.trailing_zeros()).div_ceil(8) as usize;
     if n_low <= 7 && n_low <= n_high + 1 {
-        out.extend_from_slice(&xor.to_le_bytes()[..n_low]);
+        put_low_bytes(xor, n_low, out);
         return 7 + n_low as u8;
     }
     out.push(n_high as u8);
     out.extend_from_slice(&xor.to_be_bytes()[..n_high]);
     15
+}
+
+/// Appends the low bytes of a number, by a copy of fixed size.
+#[inline]
+fn put_low_bytes(number: u64, n_bytes: usize, out: &mut Vec<u8>) {
+    let end = out.len() + n_bytes;
+    out.extend_from_slice(&number.to_le_bytes());
+    out.truncate(end);
 }
 
 /// The whole number that these are the bits of, if they are; -0.0 is none.

@@ -14,6 +14,9 @@ use chronolith_model::append::{
     AppendBatch, BatchSeries, Exemplar, InvalidLabels, Metadata, MetricType, Sample, SeriesKey,
 };
 
+/// Bytes of a series with few labels and one sample: room for so many is made at once.
+const USUAL_SERIES_BYTES: usize = 96;
+
 /// Decodes a decompressed request into an empty batch.
 ///
 /// Series come in the order of the request. A series without samples, histograms and exemplars is
@@ -33,6 +36,8 @@ pub fn decode<'a>(body: &'a [u8], batch: &mut AppendBatch<'a>) -> Result<Rejecte
     if u32::try_from(body.len()).is_err() {
         return Err(reader.error(DecodeErrorKind::TooMany));
     }
+    decoder.batch.series.reserve(body.len() / USUAL_SERIES_BYTES);
+    decoder.batch.samples.reserve(body.len() / USUAL_SERIES_BYTES);
     while let Some(tag) = reader.tag()? {
         match tag.number {
             1 => decoder.series(reader.message(tag, "timeseries")?)?,
@@ -104,6 +109,16 @@ impl<'a> Decoder<'_, 'a> {
         // piece; should other fields lie in between, the key is merely longer than it had to be, and
         // equal bytes still mean equal labels.
         let mut key = None;
+        // What nearly every series of every sender is: its labels, then its samples.
+        let start = reader.at();
+        reader.skip_short_fields(1 << 3 | BYTES);
+        if reader.at() > start {
+            key = Some((start, reader.at()));
+        }
+        while let Some((value, timestamp)) = reader.double_and_integer(2 << 3 | BYTES) {
+            let timestamp = timestamp.cast_signed();
+            self.batch.samples.push(Sample { timestamp, value, start_timestamp: 0 });
+        }
         loop {
             let start = reader.at();
             let Some(tag) = reader.tag()? else { break };
@@ -126,15 +141,17 @@ impl<'a> Decoder<'_, 'a> {
         }
         let key = key.map_or(&[][..], |(start, end)| reader.slice(start, end));
         let rejected = &mut self.rejected;
-        retain_valid(&mut self.batch.histograms, histograms as usize, |reason| {
-            rejected.histograms += 1;
-            rejected.because(|| {
-                let mut pairs = Vec::new();
-                let labels = decode_labels(key, &mut pairs);
-                let text = labels.map_or_else(|error| error.to_string(), |()| series_text(&pairs));
-                format!("{reason} for series {text}")
+        if self.batch.histograms.len() > histograms as usize {
+            retain_valid(&mut self.batch.histograms, histograms as usize, |reason| {
+                rejected.histograms += 1;
+                rejected.because(|| {
+                    let mut pairs = Vec::new();
+                    let labels = decode_labels(key, &mut pairs);
+                    let text = labels.map_or_else(|error| error.to_string(), |()| series_text(&pairs));
+                    format!("{reason} for series {text}")
+                });
             });
-        });
+        }
         let series = BatchSeries {
             key: SeriesKey::Encoded(key),
             samples: samples..self.batch.samples.len() as u32,

@@ -19,6 +19,10 @@ use chronolith_model::labels::METRIC_NAME;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+/// Bytes of a series with few labels and one sample, its part of the symbols included: room for so many is made
+/// at once.
+const USUAL_SERIES_BYTES: usize = 48;
+
 /// Decodes a decompressed request into an empty batch. `refs` receives the symbol numbers of all
 /// series, which the keys of the batch borrow; its memory can be reused for the next request.
 ///
@@ -49,6 +53,10 @@ pub fn decode<'a>(
         histograms: HistogramDecoder::new(body.len()),
     };
     let mut reader = Reader::new(body, "request");
+    let room = body.len() / USUAL_SERIES_BYTES;
+    decoder.batch.series.reserve(room);
+    decoder.batch.samples.reserve(room);
+    decoder.key_ranges.reserve(room);
     while let Some(tag) = reader.tag()? {
         match tag.number {
             5 => decoder.series(reader.message(tag, "timeseries")?)?,
@@ -130,7 +138,14 @@ impl<'a> Decoder<'_, 'a> {
         let mut metadata = RawMetadata::default();
         while let Some(tag) = reader.tag()? {
             match tag.number {
-                1 => reader.integers(tag, "timeseries.labels_refs", self.refs, |number| number as u32)?,
+                1 => {
+                    reader.packed_u32(tag, "timeseries.labels_refs", self.refs)?;
+                    // What nearly always follows: samples without a start timestamp.
+                    while let Some((value, timestamp)) = reader.double_and_integer(2 << 3 | BYTES) {
+                        let timestamp = timestamp.cast_signed();
+                        self.batch.samples.push(Sample { timestamp, value, start_timestamp: 0 });
+                    }
+                }
                 2 => {
                     let sample = sample(reader.message(tag, "timeseries.samples")?)?;
                     self.batch.samples.push(sample);
@@ -182,6 +197,9 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn check_histograms(&mut self, mark: &Mark) {
+        if self.batch.histograms.len() == mark.histograms {
+            return;
+        }
         let mut reasons = Vec::new();
         retain_valid(&mut self.batch.histograms, mark.histograms, |reason| reasons.push(reason));
         self.rejected.histograms += reasons.len() as u64;
@@ -196,6 +214,10 @@ impl<'a> Decoder<'_, 'a> {
             return Err(format!("invalid labelRefs length {}", refs.len()));
         }
         let n_symbols = self.batch.symbols.len();
+        let greatest = refs.iter().fold(0, |greatest, &number| number.max(greatest));
+        if (greatest as usize) < n_symbols && self.invalid_symbols.is_empty() {
+            return Ok(());
+        }
         for (i, &number) in refs.iter().enumerate() {
             let what = if i % 2 == 0 { "name" } else { "value" };
             if number as usize >= n_symbols {

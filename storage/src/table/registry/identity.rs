@@ -2,7 +2,7 @@
 //! check and canonicalise labels.
 
 use super::Registry;
-use super::hasher::Hash128;
+use super::hasher::{Hash128, SeriesHasher};
 use chronolith_model::append::{AppendBatch, InvalidLabels, SeriesKey, SeriesRef};
 use chronolith_model::labels::{DuplicateLabel, METRIC_NAME, write_labels};
 
@@ -35,6 +35,7 @@ impl Registry {
         let keys = self.hash_keys(batch);
         let mut resolved = Resolved::default();
         self.aliases.resolve(&keys, &mut resolved.series);
+        let mut new = Vec::new();
         for (index, series) in batch.series.iter().enumerate() {
             if resolved.series[index].is_some() {
                 continue;
@@ -47,12 +48,13 @@ impl Registry {
                 Ok((handle, created)) => {
                     resolved.series[index] = Some(handle);
                     resolved.n_created += u64::from(created);
-                    if let Some(hash) = keys[index] {
-                        self.aliases.insert(hash, handle, self.len());
-                    }
+                    new.extend(keys[index].map(|hash| (hash, handle)));
                 }
                 Err(error) => resolved.refused.push((index, error)),
             }
+        }
+        if !new.is_empty() {
+            self.aliases.insert(&new, self.len());
         }
         resolved
     }
@@ -61,17 +63,13 @@ impl Registry {
     fn hash_keys(&self, batch: &AppendBatch<'_>) -> Vec<Option<Hash128>> {
         let symbols: Vec<Hash128> =
             batch.symbols.iter().map(|text| self.hasher.bytes(text.as_bytes())).collect();
-        let mut scratch = Vec::new();
         let hash = |key: SeriesKey<'_>| match key {
             SeriesKey::Encoded(bytes) => Some(self.hasher.bytes(bytes)),
             SeriesKey::Symbols(numbers) => {
-                let known = numbers.iter().all(|&number| (number as usize) < symbols.len());
+                let greatest = numbers.iter().fold(0, |greatest, &number| number.max(greatest));
                 let hashes = numbers.iter().map(|&number| symbols[number as usize]);
-                // Another domain than encoded bytes, which may hold whatever a sender likes.
-                known.then(|| {
-                    let [low, high] = self.hasher.fold(hashes, &mut scratch);
-                    [low ^ 0x5359_4d42_4f4c_5320, high]
-                })
+                // Encoded bytes, which may hold whatever a sender likes, meet none of these but by chance.
+                ((greatest as usize) < symbols.len()).then(|| SeriesHasher::combine(hashes))
             }
             SeriesKey::Labels(_) | SeriesKey::Ref(..) => None,
         };
