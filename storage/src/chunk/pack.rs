@@ -170,6 +170,18 @@ fn unpack_stream(reader: &mut Reader<'_>, width: u32, values: &mut [u64]) -> Res
         return Ok(());
     }
     let mask = low_mask(width);
+    // A value of up to 57 bits lies within the eight bytes from its first on; near the end of the stream, within
+    // the last eight.
+    if let Some(last) = bytes.len().checked_sub(8).filter(|_| width <= 57) {
+        let mut position = 0;
+        for value in values {
+            let at = (position / 8).min(last);
+            let word: [u8; 8] = bytes[at..at + 8].try_into().expect("eight bytes");
+            *value = u64::from_le_bytes(word) >> (position - at * 8) & mask;
+            position += width as usize;
+        }
+        return Ok(());
+    }
     let mut position = 0;
     for value in values {
         *value = read_bits(bytes, position, width) & mask;
