@@ -23,7 +23,7 @@ impl Inner {
         if matcher_sets.is_empty() || mint > maxt {
             return Ok(());
         }
-        self.tables.freeze_overlapping(mint, maxt);
+        self.tables.freeze_overlapping(matcher_sets, mint, maxt);
         self.seal_frozen()?;
         let _commit = self.commit.lock();
         let version = self.version.load_full();

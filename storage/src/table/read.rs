@@ -47,6 +47,22 @@ impl TableSet {
     }
 }
 
+impl Table {
+    /// Whether any series satisfies all matchers of any set.
+    pub(super) fn holds_any(&self, matcher_sets: &[Vec<Matcher>]) -> bool {
+        let cx = chronolith_model::queryable::Unlimited::default();
+        self.shards.iter().any(|shard| {
+            let shard = shard.read();
+            let interner = self.registry.interner.read();
+            let index = ShardIndex { index: shard.index(), interner: &interner };
+            // Without limits nothing ends the look-up; if something does, the answer is yes.
+            matcher_sets
+                .iter()
+                .any(|matchers| resolve(&index, matchers, &cx).map_or(true, |found| !found.is_empty()))
+        })
+    }
+}
+
 /// A shard with what labels need, locked.
 struct ShardView<'v> {
     index: usize,

@@ -6,6 +6,7 @@ use super::{TableSet, TableStats};
 use crate::error::{AppendError, StorageError, error_chain};
 use crate::log::frame::FileHeader;
 use crate::log::writer::TableLog;
+use chronolith_model::Matcher;
 use chronolith_model::append::{AppendOutcome, Metadata};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -292,14 +293,21 @@ impl TableSet {
         self.freeze_and_wait(|_| true)
     }
 
-    /// Freezes open tables with samples in `[mint, maxt]` and waits for the appends in them; the
-    /// numbers of all frozen tables that overlap and wait to be sealed.
+    /// Freezes open tables with samples in `[mint, maxt]` that hold series of any of the sets, and waits for the
+    /// appends in them; the numbers of all such frozen tables that wait to be sealed.
     ///
     /// For deletions: samples that will be gone are no longer held against what is written later, so
     /// the newest sample of a series may be written again.
-    pub fn freeze_overlapping(&self, mint: i64, maxt: i64) -> Vec<u64> {
-        let overlaps = |table: &Table| table.time_range().is_some_and(|(a, b)| a <= maxt && b >= mint);
-        let numbers = self.freeze_and_wait(overlaps);
+    pub fn freeze_overlapping(&self, matcher_sets: &[Vec<Matcher>], mint: i64, maxt: i64) -> Vec<u64> {
+        // Looked up before any lock that appends may wait for; what comes after is not to be deleted.
+        let mut meant = Vec::new();
+        for table in self.all_tables() {
+            let overlaps = table.time_range().is_some_and(|(a, b)| a <= maxt && b >= mint);
+            if overlaps && table.holds_any(matcher_sets) {
+                meant.push(table.number);
+            }
+        }
+        let numbers = self.freeze_and_wait(|table| meant.contains(&table.number));
         self.registry.forget_newest(mint, maxt);
         numbers
     }

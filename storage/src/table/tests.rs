@@ -11,6 +11,7 @@ use chronolith_model::append::{
 use chronolith_model::histogram::{Histogram, IntHistogram, Span};
 use chronolith_model::queryable::{HistogramNeed, QueryContext, Unlimited};
 use chronolith_model::sample::stale_nan;
+use chronolith_model::matcher::MatchOp;
 use chronolith_model::{Labels, Matcher};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -401,7 +402,12 @@ fn a_deleted_newest_sample_may_be_written_again() {
     let set = open(dir.path());
     let series = labels("__name__=up");
     append(&set, &series, &[float(10, 1.0)]).unwrap();
-    for number in set.freeze_overlapping(5, 15) {
+    let matching = |value: &str| [vec![Matcher::new(MatchOp::Equal, "__name__", value).unwrap()]];
+    assert_eq!(set.freeze_overlapping(&matching("down"), 5, 15), [], "no series of it is deleted");
+    assert_eq!(set.freeze_overlapping(&matching("up"), 20, 30), [], "nor is any sample");
+    let frozen = set.freeze_overlapping(&matching("up"), 5, 15);
+    assert_eq!(frozen.len(), 1);
+    for number in frozen {
         set.sealed(number);
     }
     let outcome = append(&set, &series, &[float(10, 2.0)]).unwrap();
