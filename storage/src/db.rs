@@ -21,6 +21,7 @@ mod version;
 
 use crate::block::merge::Interrupts;
 use crate::block::quarantine::Quarantine;
+use crate::cache::Caches;
 use crate::error::{AppendError, StorageError, error_chain};
 use crate::kv::keys::BlockId;
 use crate::kv::pins::DropQueue;
@@ -72,6 +73,8 @@ struct Inner {
     ballast: Ballast,
     directory: DataDirectory,
     drops: Arc<DropQueue>,
+    /// What is decoded of all blocks.
+    caches: Arc<Caches>,
     /// What queries hold of blocks.
     leases: Arc<Leases>,
     ids: BlockIds,
@@ -331,12 +334,13 @@ impl Inner {
             directory: &directory,
             quarantine: &quarantine,
             ballast: &ballast,
-            cache_bytes: options.cache_bytes(),
+            cache_bytes: options.block_cache_bytes(),
             clock: &*options.clock,
         };
         let found = recovery.open()?;
         let drops = Arc::new(DropQueue::default());
-        let blocks = open_blocks(&recovery, &found, &drops);
+        let caches = Arc::new(Caches::new(options.tile_cache_bytes(), options.series_cache_bytes()));
+        let blocks = open_blocks(&recovery, &found, &drops, &caches);
         let headers = || blocks.iter().map(|block| &block.header);
         let covered: Vec<u64> = headers().flat_map(|header| header.tables.iter().copied()).collect();
         let tables = TableSet::create(TableSetup {
@@ -357,6 +361,7 @@ impl Inner {
             ballast,
             directory,
             drops,
+            caches,
             leases: Arc::default(),
             commit: Mutex::new(()),
             sealing: Mutex::new(()),
@@ -416,14 +421,19 @@ impl Inner {
 }
 
 /// Opens the blocks that were found, and has those dropped that a merge replaced.
-fn open_blocks(recovery: &Recovery<'_>, found: &Found, drops: &Arc<DropQueue>) -> Vec<Arc<Block>> {
+fn open_blocks(
+    recovery: &Recovery<'_>,
+    found: &Found,
+    drops: &Arc<DropQueue>,
+    caches: &Arc<Caches>,
+) -> Vec<Arc<Block>> {
     let mut blocks: Vec<Arc<Block>> = Vec::new();
     let quarantine = |id: BlockId, range: (i64, i64), reason: &str, is_lost: bool| {
         let files = found.store.blocks().unwrap_or_default().remove(&Some(id)).unwrap_or_default();
         recovery.quarantine_block(&found.store, id, &files, Some(range), reason, is_lost);
     };
     for block in found.blocks.values() {
-        match Block::open(&found.store, drops, Arc::clone(&block.header), block.size_bytes) {
+        match Block::open(&found.store, drops, caches, Arc::clone(&block.header), block.size_bytes) {
             Ok(block) => blocks.push(Arc::new(block)),
             Err(error) => {
                 let range = (block.header.mint, block.header.maxt);

@@ -5,6 +5,7 @@
 //! Without the feature `engine` only the formats and the open tables remain, which need no RocksDB.
 
 pub mod block;
+pub mod cache;
 pub mod chunk;
 #[cfg(feature = "engine")]
 pub mod db;

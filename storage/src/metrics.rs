@@ -165,7 +165,7 @@ pub struct StorageMetrics {
     pub reopened: u64,
     /// How long the store took to open, replay included.
     pub open_duration_seconds: f64,
-    /// Bytes in RocksDB's block cache.
+    /// Bytes in RocksDB's block cache and in those of tiles and series.
     pub cache_bytes: u64,
 }
 

@@ -21,7 +21,8 @@ pub struct Options {
     /// The oldest blocks are dropped while the store is larger; 0 sets no limit.
     pub retention_size_bytes: u64,
     /// What open tables, frozen tables and caches may take together. A share of it, stated in
-    /// [`Options::cache_bytes`], is RocksDB's block cache.
+    /// [`Options::block_cache_bytes`], is RocksDB's block cache, others, stated in [`Options::tile_cache_bytes`]
+    /// and [`Options::series_cache_bytes`], those of opened tiles and of series.
     pub memory_budget_bytes: usize,
     /// When an append is acknowledged.
     pub wal_sync: WalSync,
@@ -119,9 +120,19 @@ impl Options {
         }
     }
 
-    /// RocksDB's block cache: an eighth of the budget, at least 8 MB.
-    pub fn cache_bytes(&self) -> usize {
-        (self.memory_budget_bytes / 8).max(8 << 20)
+    /// RocksDB's block cache, which is for indexes of files and of blocks: a 32nd of the budget, at least 8 MB.
+    pub fn block_cache_bytes(&self) -> usize {
+        (self.memory_budget_bytes / 32).max(8 << 20)
+    }
+
+    /// Opened tiles that are kept for queries to come: a sixteenth of the budget, at least 4 MB.
+    pub fn tile_cache_bytes(&self) -> usize {
+        (self.memory_budget_bytes / 16).max(4 << 20)
+    }
+
+    /// Series of blocks with their labels as numbers, for queries to come: a 32nd of the budget, at least 2 MB.
+    pub fn series_cache_bytes(&self) -> usize {
+        (self.memory_budget_bytes / 32).max(2 << 20)
     }
 
     /// What the open tables may take together before one of them is frozen: half of the budget. The

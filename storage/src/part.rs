@@ -145,6 +145,11 @@ pub trait PartSeries: Send + Sync {
 
     /// Index ranges that are cheap to read whole (a tile each), ascending, covering all series.
     fn partitions(&self) -> Vec<Range<u32>>;
+
+    /// About how many samples a series has in a range of time; 0 if that is not known.
+    fn samples_per_series(&self, _mint: i64, _maxt: i64) -> u64 {
+        0
+    }
 }
 
 /// A stretch of a timestamp column that many series may share. Two stretches with the same `Arc`,
@@ -215,30 +220,39 @@ pub struct Run {
 }
 
 impl Run {
-    /// The samples at `positions` of this run, ascending, as runs of neighbours. Values of the new runs are
-    /// numbered among the positions.
-    pub(crate) fn pick(&self, positions: &[u32], runs: &mut Vec<Self>) {
+    /// Appends the samples at `positions` of this run, ascending, as runs of neighbours. Values of the new runs
+    /// are numbered among the positions.
+    pub(crate) fn pick(self, positions: &[u32], runs: &mut Vec<Self>) {
         let mut n_before = 0;
         for neighbours in positions.chunk_by(|a, b| a + 1 == *b) {
-            let first = neighbours[0];
-            let of_values =
-                |range: &Range<usize>| range.start + n_before..range.start + n_before + neighbours.len();
-            runs.push(Self {
-                series: self.series,
-                times: self.times.slice(first, neighbours.len() as u32),
-                values: match &self.values {
-                    RunValues::Constant(value) => RunValues::Constant(*value),
-                    RunValues::Floats(range) => RunValues::Floats(of_values(range)),
-                    RunValues::Histograms(range) => RunValues::Histograms(of_values(range)),
-                },
-                start_timestamps: self
-                    .start_timestamps
-                    .as_ref()
-                    .map(|starts| starts[first as usize..first as usize + neighbours.len()].into()),
-                first_of_chunk: self.first_of_chunk || first > 0,
-            });
-            n_before += neighbours.len();
+            let n_after = n_before + neighbours.len();
+            if n_after == positions.len() {
+                // Mostly there is one: nothing is counted up and down again.
+                runs.push(self.picked(neighbours, n_before));
+                return;
+            }
+            runs.push(self.clone().picked(neighbours, n_before));
+            n_before = n_after;
         }
+    }
+
+    /// Neighbours alone, of which `n_before` values come before.
+    fn picked(mut self, neighbours: &[u32], n_before: usize) -> Self {
+        let first = neighbours[0];
+        let of_values =
+            |range: &Range<usize>| range.start + n_before..range.start + n_before + neighbours.len();
+        assert!(first as usize + neighbours.len() <= self.times.count as usize);
+        self.times.first += first;
+        self.times.count = neighbours.len() as u32;
+        match &mut self.values {
+            RunValues::Constant(_) => {}
+            RunValues::Floats(range) | RunValues::Histograms(range) => *range = of_values(range),
+        }
+        if let Some(starts) = &mut self.start_timestamps {
+            *starts = starts[first as usize..first as usize + neighbours.len()].into();
+        }
+        self.first_of_chunk |= first > 0;
+        self
     }
 
     fn cut_front(&mut self, n_cut: usize) {

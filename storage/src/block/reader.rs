@@ -4,6 +4,7 @@ use super::header::BlockHeader;
 use super::side;
 use super::tiles::TileReader;
 use super::tombstones::{Tombstone, Tombstones};
+use crate::cache::Caches;
 use crate::error::StorageError;
 use crate::index::matching::{self, IndexReader, STRINGS_PER_CHECK};
 use crate::index::{BlockIndex, Postings, resolve};
@@ -49,6 +50,18 @@ impl BlockPart {
     /// # Errors
     /// [`StorageError`] if a tombstone cannot be read or does not decode.
     pub fn open(kv: Arc<dyn KvRead>, header: Arc<BlockHeader>) -> Result<Self, StorageError> {
+        Self::open_with(kv, header, None)
+    }
+
+    /// As [`BlockPart::open`]; what is decoded is kept in `caches`.
+    ///
+    /// # Errors
+    /// As [`BlockPart::open`].
+    pub fn open_with(
+        kv: Arc<dyn KvRead>,
+        header: Arc<BlockHeader>,
+        caches: Option<Arc<Caches>>,
+    ) -> Result<Self, StorageError> {
         let block = header.block_id();
         let tombstones = Tombstones::read(&*kv, block, header.n_series)?;
         let index = BlockIndex::new(
@@ -57,8 +70,9 @@ impl BlockPart {
             header.n_series,
             header.n_symbols,
             header.symbol_parts.clone().into(),
+            caches.clone(),
         );
-        let tiles = TileReader::new(Arc::clone(&kv), Arc::clone(&header), COLUMN_CACHE_BYTES);
+        let tiles = TileReader::new(Arc::clone(&kv), Arc::clone(&header), COLUMN_CACHE_BYTES, caches);
         Ok(Self { shared: Arc::new(Shared { kv, header, index, tiles }), tombstones: Arc::new(tombstones) })
     }
 
@@ -129,14 +143,7 @@ impl BlockPart {
         if select.mint <= header.mint && header.maxt <= select.maxt {
             return Ok(matched);
         }
-        let mut in_range = Vec::new();
-        self.shared.index.visit_series(&matched, cx, &mut |rank, series| {
-            if series.mint <= select.maxt && select.mint <= series.maxt {
-                in_range.push(rank);
-            }
-            Ok(())
-        })?;
-        Ok(Postings::from_sorted(in_range))
+        self.shared.index.in_range(matched, (select.mint, select.maxt), cx)
     }
 
     /// Numbers of the values that few series have for a label, by their own labels.
@@ -467,6 +474,14 @@ impl PartSeries for BlockSeries {
             start = end;
         }
         partitions
+    }
+
+    fn samples_per_series(&self, mint: i64, maxt: i64) -> u64 {
+        let header = &self.part.shared.header;
+        let span = |from: i64, to: i64| (i128::from(to) - i128::from(from) + 1).max(0).unsigned_abs();
+        let in_range = span(mint.max(header.mint), maxt.min(header.maxt));
+        let all = u128::from(header.n_samples() / u64::from(header.n_series.max(1)));
+        u64::try_from(all * in_range / span(header.mint, header.maxt).max(1)).unwrap_or(u64::MAX)
     }
 }
 

@@ -2,6 +2,7 @@
 //! (kind 5). Which ranks are wanted, and what of them is deleted, is the caller's business.
 
 use super::header::{BlockHeader, SLICE_MS};
+use crate::cache::{Caches, Group, GroupKey, RANKS_PER_GROUP};
 use crate::chunk::bytes::Reader;
 use crate::chunk::histogram::Rows;
 use crate::chunk::tile::{Entry, Tile, TileTimes};
@@ -15,12 +16,13 @@ use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::{HistogramNeed, Lookups, QueryContext};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::{ControlFlow, Range, RangeInclusive};
 use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 /// A tile holds neighbouring ranks with the same quotient by this number: ranges that are cheap to read
 /// whole are known without looking. Above it nothing is gained in size.
-pub const RANKS_PER_TILE: u32 = 128;
+pub const RANKS_PER_TILE: u32 = RANKS_PER_GROUP;
 /// The query is asked whether to go on after this many samples.
 const CHECK_SAMPLES: usize = 64 * 1024;
 
@@ -42,20 +44,27 @@ pub(super) fn column_key(block: BlockId, column: u32) -> Vec<u8> {
 /// most.
 pub type Deleted<'d> = dyn Fn(u32) -> &'d [(i64, i64)] + 'd;
 
+/// A group is read whole, whatever is wanted of it, where groups have this many tiles on average or fewer.
+const TILES_TO_READ_WHOLE: u64 = 2;
+
 /// Reads chunks of one block.
 pub struct TileReader {
     kv: Arc<dyn KvRead>,
     header: Arc<BlockHeader>,
     columns: Mutex<ColumnCache>,
+    caches: Option<Arc<Caches>>,
 }
 
 /// Decoded timestamp columns by number.
 #[derive(Default)]
 struct ColumnCache {
-    columns: HashMap<u32, Arc<Vec<i64>>>,
+    columns: HashMap<u32, Arc<Vec<i64>>, Xxh3DefaultBuilder>,
     size_bytes: usize,
     limit_bytes: usize,
 }
+
+/// The columns that chunks refer to, ascending by number.
+type Columns = [(u32, Arc<Vec<i64>>)];
 
 /// Where a wanted chunk is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +78,32 @@ struct Found {
     in_part: bool,
 }
 
-/// A tile with what its errors are about.
-struct OpenTile {
+/// The tiles that hold the chunks of some neighbouring ranks of a group.
+#[derive(Debug)]
+pub struct TileGroup {
+    /// All tiles with chunks of these ranks are here.
+    ranks: RangeInclusive<u32>,
+    /// In the order of their keys.
+    tiles: Vec<Tile>,
+}
+
+impl TileGroup {
+    fn covers(&self, ranks: &RangeInclusive<u32>) -> bool {
+        self.ranks.contains(ranks.start()) && self.ranks.contains(ranks.end())
+    }
+}
+
+impl Group for TileGroup {
+    fn size_bytes(&self) -> usize {
+        self.tiles.iter().map(Tile::size_bytes).sum::<usize>() + 128
+    }
+}
+
+/// A tile that is being read.
+struct OpenTile<'t> {
+    /// What its errors are about.
     slice: u16,
-    tile: Tile,
+    tile: &'t Tile,
     /// Times by [`Entry::times_of`].
     times: Vec<Option<ColumnSlice>>,
     /// What look-ups want of the chunk that is read.
@@ -81,10 +112,15 @@ struct OpenTile {
 
 impl TileReader {
     /// A reader of the block with this header. At most `column_cache_bytes` of decoded timestamp columns
-    /// are kept.
-    pub fn new(kv: Arc<dyn KvRead>, header: Arc<BlockHeader>, column_cache_bytes: usize) -> Self {
+    /// are kept; tiles in `caches`, if that is given.
+    pub fn new(
+        kv: Arc<dyn KvRead>,
+        header: Arc<BlockHeader>,
+        column_cache_bytes: usize,
+        caches: Option<Arc<Caches>>,
+    ) -> Self {
         let columns = ColumnCache { limit_bytes: column_cache_bytes, ..ColumnCache::default() };
-        Self { kv, header, columns: Mutex::new(columns) }
+        Self { kv, header, columns: Mutex::new(columns), caches }
     }
 
     /// Appends the samples of some series, given by rank, ascending, each once: runs by series, then by
@@ -124,7 +160,7 @@ impl TileReader {
         out: &mut RunBuffer,
         cx: &dyn QueryContext,
     ) -> Result<(), StorageError> {
-        let mut tiles = Vec::new();
+        let mut groups = Vec::new();
         let slice = |time: i64| u16::try_from(time.div_euclid(SLICE_MS) - self.header.first_slice());
         let not_numbered =
             |_| StorageError::corrupt(self.name(), "its range has more slices than keys number");
@@ -139,52 +175,92 @@ impl TileReader {
             if read.lookups.as_ref().is_some_and(is_skipped) {
                 continue;
             }
-            self.find_tiles(slice, wanted.ranks, &mut tiles)?;
+            groups.push((slice, self.group(slice, wanted.ranks)?));
         }
-        let size_bytes = tiles.iter().map(|(_, bytes)| bytes.len()).sum();
+        let size_bytes = groups.iter().map(|(_, group)| group.size_bytes()).sum();
         cx.charge(size_bytes)?;
-        let result = self.read_tiles(tiles, wanted, deleted, read, out, cx);
+        let result = self.read_tiles(&groups, wanted, deleted, read, out, cx);
         cx.release(size_bytes);
         result
     }
 
-    /// Keys and values of the tiles of a slice that may hold chunks of these ranks.
-    fn find_tiles(
-        &self,
-        slice: u16,
-        ranks: &[u32],
-        tiles: &mut Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<(), StorageError> {
-        let (first, last) = (ranks[0], ranks[ranks.len() - 1]);
+    /// The tiles of a slice that may hold chunks of these ranks, which are of one group.
+    fn group(&self, slice: u16, ranks: &[u32]) -> Result<Arc<TileGroup>, StorageError> {
+        let wanted = ranks[0]..=ranks[ranks.len() - 1];
+        let Some(caches) = &self.caches else { return self.fetch(slice, wanted).map(Arc::new) };
+        let number = ranks[0] / RANKS_PER_TILE;
+        let key = GroupKey { block: self.header.block_id(), slice, number };
+        let known = caches.tiles.get(&key);
+        let whole = number * RANKS_PER_TILE..=number * RANKS_PER_TILE + (RANKS_PER_TILE - 1);
+        let more = match known {
+            Some(group) if group.covers(&wanted) => return Ok(group),
+            _ if self.has_small_groups() => whole,
+            Some(group) => *wanted.start().min(group.ranks.start())..=*wanted.end().max(group.ranks.end()),
+            None => wanted.clone(),
+        };
+        let fetched = match self.fetch(slice, more.clone()) {
+            // A neighbour that is damaged is not missed.
+            Err(_) if more != wanted => self.fetch(slice, wanted),
+            fetched => fetched,
+        };
+        let group = Arc::new(fetched?);
+        caches.tiles.insert(key, &group);
+        Ok(group)
+    }
+
+    fn has_small_groups(&self) -> bool {
+        let slice = |time: i64| time.div_euclid(SLICE_MS);
+        let n_slices = (slice(self.header.maxt) - slice(self.header.mint)).unsigned_abs() + 1;
+        let n_groups = u64::from(self.header.n_series.div_ceil(RANKS_PER_TILE)).saturating_mul(n_slices);
+        self.header.n_keys[Kind::Tiles as usize] <= n_groups.saturating_mul(TILES_TO_READ_WHOLE)
+    }
+
+    /// Reads the tiles of a slice that may hold chunks of these ranks, which are of one group.
+    fn fetch(&self, slice: u16, ranks: RangeInclusive<u32>) -> Result<TileGroup, StorageError> {
+        let (first, last) = (*ranks.start(), *ranks.end());
         let block = self.header.block_id();
-        let group = tile_key(block, slice, first / RANKS_PER_TILE * RANKS_PER_TILE, 0);
+        let mut tiles = Vec::new();
         let mut from = tile_key(block, slice, first, 0);
-        if let Some(found) = self.kv.last_at_or_before(&group, &from)? {
-            tiles.push(found);
+        if !first.is_multiple_of(RANKS_PER_TILE) {
+            let group = tile_key(block, slice, first / RANKS_PER_TILE * RANKS_PER_TILE, 0);
+            if let Some((key, value)) = self.kv.last_at_or_before(&group, &from)? {
+                tiles.push(self.open(&key, value)?);
+            }
+            // Behind the key just looked at.
+            from.push(0);
         }
-        // Behind the key just looked at, up to the last key of the last rank.
-        from.push(0);
+        // Up to the last key of the last rank.
         let to = tile_key(block, slice, last, u16::MAX);
-        self.kv.scan(&from, &to, &mut |key, value| {
-            tiles.push((key.to_vec(), value.to_vec()));
-            ControlFlow::Continue(())
-        })
+        let mut damage = None;
+        self.kv.scan(&from, &to, &mut |key, value| match self.open(key, value.to_vec()) {
+            Ok(tile) => {
+                tiles.push(tile);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                damage = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        damage.map_or(Ok(TileGroup { ranks, tiles }), Err)
     }
 
     fn read_tiles<'d>(
         &self,
-        tiles: Vec<(Vec<u8>, Vec<u8>)>,
+        groups: &[(u16, Arc<TileGroup>)],
         wanted: &Wanted<'_>,
         deleted: &Deleted<'d>,
         read: &PartRead,
         out: &mut RunBuffer,
         cx: &dyn QueryContext,
     ) -> Result<(), StorageError> {
-        let mut tiles =
-            tiles.into_iter().map(|(key, value)| self.open(&key, value)).collect::<Result<Vec<_>, _>>()?;
+        let mut tiles: Vec<OpenTile<'_>> = Vec::new();
         let mut found = Vec::new();
-        for (number, open) in (0u32..).zip(&tiles) {
-            wanted.find(&open.tile, number, &mut found);
+        for (slice, group) in groups {
+            for tile in &group.tiles {
+                wanted.find(tile, tiles.len() as u32, &mut found);
+                tiles.push(OpenTile { slice: *slice, tile, times: Vec::new(), positions: Vec::new() });
+            }
         }
         found.sort_unstable();
         if let Some(lookups) = &read.lookups {
@@ -194,6 +270,7 @@ impl TileReader {
         }
         let columns = self.columns_of(&tiles, &found)?;
         let n_before = out.runs.len();
+        out.runs.reserve(found.len());
         let mut n_unchecked = 0;
         for chunk in found {
             let open = &mut tiles[chunk.tile as usize];
@@ -225,36 +302,35 @@ impl TileReader {
         }
     }
 
-    fn open(&self, key: &[u8], value: Vec<u8>) -> Result<OpenTile, StorageError> {
+    fn open(&self, key: &[u8], value: Vec<u8>) -> Result<Tile, StorageError> {
         let rest = key.get(PREFIX_BYTES..).and_then(|rest| rest.split_first_chunk::<2>());
         let place = rest.and_then(|(slice, rest)| Some((*slice, *rest.first_chunk::<4>()?)));
         let (slice, first_rank) =
             place.ok_or_else(|| StorageError::corrupt(self.name(), "the key of a tile is too short"))?;
         let (slice, first_rank) = (u16::from_be_bytes(slice), u32::from_be_bytes(first_rank));
-        let tile = Tile::open(first_rank, value).map_err(|error| {
+        Tile::open(first_rank, value).map_err(|error| {
             let what = format!("tile {slice}/{first_rank} of block {}", self.header.block_id());
             StorageError::corrupt(what, error.to_string())
-        })?;
-        let times = vec![None; tile.entries().len()];
-        Ok(OpenTile { slice, tile, times, positions: Vec::new() })
+        })
     }
 
     /// The shared columns that these chunks refer to, from the cache or read together.
     fn columns_of(
         &self,
-        tiles: &[OpenTile],
+        tiles: &[OpenTile<'_>],
         found: &[Found],
-    ) -> Result<HashMap<u32, Arc<Vec<i64>>>, StorageError> {
+    ) -> Result<Vec<(u32, Arc<Vec<i64>>)>, StorageError> {
         let mut numbers: Vec<u32> =
             found.iter().filter_map(|chunk| tiles[chunk.tile as usize].entry(*chunk).column()).collect();
+        numbers.dedup();
         numbers.sort_unstable();
         numbers.dedup();
-        let mut columns = HashMap::with_capacity(numbers.len());
+        let mut columns = Vec::with_capacity(numbers.len());
         {
             let cache = self.columns.lock();
             numbers.retain(|number| match cache.columns.get(number) {
                 Some(column) => {
-                    columns.insert(*number, Arc::clone(column));
+                    columns.push((*number, Arc::clone(column)));
                     false
                 }
                 None => true,
@@ -268,8 +344,9 @@ impl TileReader {
         let values = self.kv.multi_get(&keys)?;
         for (number, value) in numbers.into_iter().zip(values) {
             let column = self.decode_column(number, value)?;
-            columns.insert(number, self.columns.lock().insert(number, column));
+            columns.push((number, self.columns.lock().insert(number, column)));
         }
+        columns.sort_unstable_by_key(|column| column.0);
         Ok(columns)
     }
 
@@ -342,22 +419,29 @@ struct Wanted<'a> {
 impl Wanted<'_> {
     /// The chunks of a tile that may hold wanted samples.
     fn find(&self, tile: &Tile, number: u32, found: &mut Vec<Found>) {
+        let entries = tile.entries();
+        let mut at = 0;
         for (series, &rank) in (self.first_series..).zip(self.ranks) {
-            let range = tile.entries_of(rank..rank.saturating_add(1));
-            for at in range.clone() {
-                let entry = &tile.entries()[at];
+            at += match entries.get(at) {
+                None => return,
+                Some(entry) if entry.rank >= rank => 0,
+                Some(_) => entries[at..].partition_point(|entry| entry.rank < rank),
+            };
+            while entries.get(at).is_some_and(|entry| entry.rank == rank) {
+                let entry = &entries[at];
                 // A chunk ends before the next one of its series begins.
-                let next = tile.entries()[..range.end].get(at + 1);
+                let next = entries.get(at + 1).filter(|next| next.rank == rank);
                 let is_before = next.is_some_and(|next| next.mint <= self.mint);
                 if !is_before && entry.mint <= self.maxt {
                     found.push(Found { series, tile: number, entry: at as u32, in_part: false });
                 }
+                at += 1;
             }
         }
     }
 }
 
-impl OpenTile {
+impl OpenTile<'_> {
     fn entry(&self, chunk: Found) -> &Entry {
         &self.tile.entries()[chunk.entry as usize]
     }
@@ -368,7 +452,7 @@ impl OpenTile {
         chunk: Found,
         deleted: &[(i64, i64)],
         read: &PartRead,
-        columns: &HashMap<u32, Arc<Vec<i64>>>,
+        columns: &Columns,
         out: &mut RunBuffer,
     ) -> Result<usize, ChunkError> {
         let times = self.times(chunk, columns)?;
@@ -430,17 +514,18 @@ impl OpenTile {
     }
 
     /// The times of a chunk; chunks with the same ones get the same slice.
-    fn times(
-        &mut self,
-        chunk: Found,
-        columns: &HashMap<u32, Arc<Vec<i64>>>,
-    ) -> Result<ColumnSlice, ChunkError> {
+    fn times(&mut self, chunk: Found, columns: &Columns) -> Result<ColumnSlice, ChunkError> {
         let entry = &self.tile.entries()[chunk.entry as usize];
         let times_of = entry.times_of as usize;
+        if self.times.is_empty() {
+            self.times.resize(self.tile.entries().len(), None);
+        }
         if let Some(times) = &self.times[times_of] {
             return Ok(times.clone());
         }
-        let shared = entry.column().and_then(|number| columns.get(&number));
+        let shared = entry.column().and_then(|number| {
+            columns.binary_search_by_key(&number, |column| column.0).ok().map(|at| &columns[at].1)
+        });
         let times = match (&entry.times, shared) {
             (&TileTimes::Shared { first, .. }, Some(column)) => {
                 let stretch = column.get(first as usize..first as usize + entry.count as usize);
@@ -461,7 +546,7 @@ impl OpenTile {
 /// looked for, so the ones before it have to be there.
 fn narrow(
     found: &mut Vec<Found>,
-    tiles: &[OpenTile],
+    tiles: &[OpenTile<'_>],
     lookups: &Lookups,
     need: HistogramNeed,
     is_whole: impl Fn(&Found) -> bool,

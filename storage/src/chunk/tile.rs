@@ -196,11 +196,11 @@ pub struct Entry {
     /// Time of the first.
     pub mint: i64,
     /// Where their times are. Entries with the same [`Entry::times_of`] have the same.
-    pub times: TileTimes<Range<usize>>,
+    pub times: TileTimes<Range<u32>>,
     /// Position of the entry that says where the times are: its own, or that of one before it.
     pub times_of: u32,
-    starts: Range<usize>,
-    values: Range<usize>,
+    starts: Range<u32>,
+    values: Range<u32>,
 }
 
 /// An opened tile.
@@ -220,6 +220,15 @@ impl Tile {
         Ok(Self { bytes, entries })
     }
 
+    /// What it takes in memory.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
+    }
+
+    fn stored(&self, place: &Range<u32>) -> &[u8] {
+        &self.bytes[place.start as usize..place.end as usize]
+    }
+
     /// All chunks, by rank, then by time.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -233,12 +242,12 @@ impl Tile {
 
     /// The value column or histogram chunk of an entry of this tile.
     pub fn values(&self, entry: &Entry) -> &[u8] {
-        &self.bytes[entry.values.clone()]
+        self.stored(&entry.values)
     }
 
     /// The column of start timestamps of an entry, if they are known.
     pub fn starts(&self, entry: &Entry) -> Option<&[u8]> {
-        (!entry.starts.is_empty()).then(|| &self.bytes[entry.starts.clone()])
+        (!entry.starts.is_empty()).then(|| self.stored(&entry.starts))
     }
 
     /// The times of an entry, where those of a shared column, whole, are given.
@@ -255,11 +264,11 @@ impl Tile {
             TileTimes::Shared { first, .. } => stretch(*first, entry.count)?.to_vec(),
             TileTimes::Inline(bytes) => {
                 let mut times = Vec::new();
-                timestamps::decode(&self.bytes[bytes.clone()], entry.count as usize, &mut times)?;
+                timestamps::decode(self.stored(bytes), entry.count as usize, &mut times)?;
                 times
             }
             TileTimes::Masked { first, stretch: length, bitmap, .. } => {
-                let bitmap = &self.bytes[bitmap.clone()];
+                let bitmap = self.stored(bitmap);
                 let is_set = |at: usize| bitmap[at / 8] >> (at % 8) & 1 == 1;
                 let all = stretch(*first, *length)?.iter().enumerate();
                 all.filter(|&(at, _)| is_set(at)).map(|(_, &time)| time).collect()
@@ -275,6 +284,9 @@ impl Tile {
 fn read_directory(first_rank: u32, bytes: &[u8]) -> Result<Vec<Entry>, ChunkError> {
     let mut reader = Reader::new(bytes);
     let n_entries = reader.length(bytes.len() / MIN_ENTRY_BYTES)?;
+    if u32::try_from(bytes.len()).is_err() {
+        return Err(ChunkError("a tile of 4 GiB or more"));
+    }
     let base = reader.signed()?;
     let mut last = Last::new(first_rank, base);
     let mut entries: Vec<Entry> = Vec::with_capacity(n_entries);
@@ -284,11 +296,11 @@ fn read_directory(first_rank: u32, bytes: &[u8]) -> Result<Vec<Entry>, ChunkErro
         let entry = read_entry(&mut reader, &mut last, &mut at, &entries)?;
         entries.push(entry);
     }
-    let payload = bytes.len() - reader.rest().len();
+    let payload = (bytes.len() - reader.rest().len()) as u32;
     if at != reader.rest().len() {
         return Err(ChunkError("the chunks of a tile do not add up to its length"));
     }
-    let shift = |range: &mut Range<usize>| *range = range.start + payload..range.end + payload;
+    let shift = |range: &mut Range<u32>| *range = range.start + payload..range.end + payload;
     for entry in &mut entries {
         shift(&mut entry.values);
         shift(&mut entry.starts);
@@ -325,7 +337,7 @@ fn read_entry(
     let mut place = |length: usize| {
         let start = *at;
         *at = start.checked_add(length).filter(|&end| end <= limit).ok_or(OUT_OF_RANGE)?;
-        Ok::<_, ChunkError>(start..*at)
+        Ok::<_, ChunkError>(start as u32..*at as u32)
     };
     let times_kind = flags >> TIMES_SHIFT & TIMES_MASK;
     let (count, mint, times, times_of);

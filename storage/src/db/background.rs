@@ -78,6 +78,7 @@ fn run_sealer(inner: &Inner) {
 }
 
 fn run_compactor(inner: &Inner) {
+    inner.store.open_files(&|| !inner.interrupts.is_stopped());
     while !inner.interrupts.is_stopped() {
         let pause = match inner.compact_once() {
             Ok(Compacted::Done | Compacted::Overtaken) => continue,

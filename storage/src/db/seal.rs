@@ -161,7 +161,7 @@ impl Inner {
         sizes: Vec<u64>,
     ) -> Result<Vec<Arc<Block>>, StorageError> {
         let open = |(header, size_bytes): (BlockHeader, u64)| {
-            Block::open(&self.store, &self.drops, Arc::new(header), size_bytes).map(Arc::new)
+            Block::open(&self.store, &self.drops, &self.caches, Arc::new(header), size_bytes).map(Arc::new)
         };
         headers.into_iter().zip(sizes).map(open).collect()
     }

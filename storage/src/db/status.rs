@@ -108,7 +108,7 @@ impl Inner {
             unavailable: self.unavailable.lock().is_some() || self.tables.broken().is_some(),
             reopened: counters.reopened.get(),
             open_duration_seconds: self.open_duration.as_secs_f64(),
-            cache_bytes: self.store.cache_bytes(),
+            cache_bytes: self.store.cache_bytes() + self.caches.size_bytes() as u64,
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::block::compaction::BlockInfo;
 use crate::block::header::BlockHeader;
 use crate::block::reader::BlockPart;
+use crate::cache::Caches;
 use crate::error::StorageError;
 use crate::kv::keys::BlockId;
 use crate::kv::pins::{BlockPin, DropQueue};
@@ -27,12 +28,14 @@ impl Block {
     pub fn open(
         store: &Arc<Store>,
         drops: &Arc<DropQueue>,
+        caches: &Arc<Caches>,
         header: Arc<BlockHeader>,
         size_bytes: u64,
     ) -> Result<Self, StorageError> {
         let pin = BlockPin::new(header.block_id(), Arc::clone(drops));
         let read = StoreRead::new(Arc::clone(store), Arc::clone(&pin), true);
-        let part = Arc::new(BlockPart::open(Arc::new(read), Arc::clone(&header))?);
+        let caches = Some(Arc::clone(caches));
+        let part = Arc::new(BlockPart::open_with(Arc::new(read), Arc::clone(&header), caches)?);
         Ok(Self { header, part, size_bytes, pin, damaged: Arc::default() })
     }
 

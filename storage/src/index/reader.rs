@@ -2,16 +2,20 @@
 
 use super::matching::{IndexReader, PatternCache, Visit};
 use super::postings::Postings;
-use super::series::{IndexedSeries, visit_series};
+use super::series::{IndexedSeries, SeriesGroup, read_group, visit_series};
 use super::symbols::{SymbolPart, Symbols};
 use super::values::{read_names, read_values};
 use super::writer::{ANY_VALUE, postings_key};
+use crate::cache::{Caches, GroupKey, RANKS_PER_GROUP};
 use crate::error::StorageError;
 use crate::kv::KvRead;
 use crate::kv::keys::BlockId;
 use chronolith_model::queryable::QueryContext;
 use parking_lot::Mutex;
 use std::sync::Arc;
+
+/// Groups of series between two looks at whether the query goes on.
+const GROUPS_PER_CHECK: u32 = 8;
 
 /// Posting lists fetched by one read.
 const LISTS_PER_READ: usize = 256;
@@ -25,16 +29,19 @@ pub struct BlockIndex {
     symbols: Symbols,
     patterns: PatternCache,
     names: Mutex<Option<Arc<[u32]>>>,
+    caches: Option<Arc<Caches>>,
 }
 
 impl BlockIndex {
-    /// The index of a block whose header says `n_series`, `n_symbols` and `parts`. Reads nothing.
+    /// The index of a block whose header says `n_series`, `n_symbols` and `parts`. Reads nothing. Decoded series
+    /// are kept in `caches`, if that is given.
     pub fn new(
         kv: Arc<dyn KvRead>,
         block: BlockId,
         n_series: u32,
         n_symbols: u32,
         parts: Arc<[SymbolPart]>,
+        caches: Option<Arc<Caches>>,
     ) -> Self {
         Self {
             kv,
@@ -43,6 +50,7 @@ impl BlockIndex {
             symbols: Symbols::new(block, n_symbols, parts),
             patterns: PatternCache::default(),
             names: Mutex::default(),
+            caches,
         }
     }
 
@@ -73,8 +81,92 @@ impl BlockIndex {
         cx: &dyn QueryContext,
         visit: &mut dyn FnMut(u32, &IndexedSeries) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
+        let Some(caches) = &self.caches else { return self.visit_records(ranks, cx, visit) };
+        let mut series = IndexedSeries::default();
+        self.visit_groups(caches, ranks, cx, &mut |of_group, group| {
+            let Some(group) = group else {
+                return self.visit_records(&Postings::from_sorted(of_group.to_vec()), cx, visit);
+            };
+            of_group.iter().try_for_each(|&rank| {
+                group.copy(rank, &mut series);
+                visit(rank, &series)
+            })
+        })
+    }
+
+    /// Those of `ranks` that may have a sample in a range of time, both ends included.
+    ///
+    /// # Errors
+    /// As [`BlockIndex::visit_series`].
+    pub fn in_range(
+        &self,
+        ranks: Postings,
+        (mint, maxt): (i64, i64),
+        cx: &dyn QueryContext,
+    ) -> Result<Postings, StorageError> {
+        let mut kept = Vec::new();
+        let from_records = |ranks: &Postings, kept: &mut Vec<u32>| {
+            self.visit_records(ranks, cx, &mut |rank, series| {
+                if series.mint <= maxt && mint <= series.maxt {
+                    kept.push(rank);
+                }
+                Ok(())
+            })
+        };
+        match &self.caches {
+            None => from_records(&ranks, &mut kept)?,
+            Some(caches) => self.visit_groups(caches, &ranks, cx, &mut |of_group, group| match group {
+                None => from_records(&Postings::from_sorted(of_group.to_vec()), &mut kept),
+                Some(group) => {
+                    kept.extend(of_group.iter().filter(|&&rank| group.is_in_range(rank, mint, maxt)));
+                    Ok(())
+                }
+            })?,
+        }
+        Ok(if kept.len() == ranks.len() as usize { ranks } else { Postings::from_sorted(kept) })
+    }
+
+    fn visit_records(
+        &self,
+        ranks: &Postings,
+        cx: &dyn QueryContext,
+        visit: &mut dyn FnMut(u32, &IndexedSeries) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
         let check = &mut || Ok(cx.check()?);
         visit_series(&*self.kv, self.block, self.symbols.len(), ranks, check, visit)
+    }
+
+    /// Calls `visit` with the ranks of each group, and with the group. Without it where some of it cannot be
+    /// read: what is wanted of it may be whole.
+    fn visit_groups(
+        &self,
+        caches: &Caches,
+        ranks: &Postings,
+        cx: &dyn QueryContext,
+        visit: &mut dyn FnMut(&[u32], Option<&SeriesGroup>) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut ranks = ranks.iter().peekable();
+        let mut of_group: Vec<u32> = Vec::with_capacity(RANKS_PER_GROUP as usize);
+        let mut n_groups = 0u32;
+        while let Some(&first) = ranks.peek() {
+            if n_groups.is_multiple_of(GROUPS_PER_CHECK) {
+                cx.check()?;
+            }
+            n_groups += 1;
+            let number = first / RANKS_PER_GROUP;
+            of_group.clear();
+            of_group.extend(std::iter::from_fn(|| ranks.next_if(|rank| rank / RANKS_PER_GROUP == number)));
+            let key = GroupKey { block: self.block, slice: 0, number };
+            let group = caches.series.get(&key).or_else(|| {
+                let first = number * RANKS_PER_GROUP;
+                let ranks = first..self.n_series.min(first.saturating_add(RANKS_PER_GROUP));
+                let group = Arc::new(read_group(&*self.kv, self.block, self.symbols.len(), ranks).ok()?);
+                caches.series.insert(key, &group);
+                Some(group)
+            });
+            visit(&of_group, group.as_deref())?;
+        }
+        Ok(())
     }
 
     /// Numbers of the values of a label name.

@@ -3,9 +3,11 @@
 
 use super::postings::Postings;
 use super::varint::{Bytes, put_varint, put_zigzag};
+use crate::cache::Group;
 use crate::error::StorageError;
 use crate::kv::keys::{self, BlockId, Kind};
 use crate::kv::{KvRead, KvWrite};
+use std::ops::{ControlFlow, Range};
 
 /// Series of one record. At 16 a record of the recorded corpus is some 75 bytes and a single look-up
 /// decodes 8 series too many on average.
@@ -23,6 +25,47 @@ pub struct IndexedSeries {
     pub mint: i64,
     /// Time of its last sample.
     pub maxt: i64,
+}
+
+/// Some neighbouring series, decoded.
+#[derive(Debug)]
+pub struct SeriesGroup {
+    first: u32,
+    labels: Box<[(u32, u32)]>,
+    // Invariant: ascends, an entry for each series.
+    ends: Box<[u32]>,
+    // As many.
+    times: Box<[(i64, i64)]>,
+    /// Every series has begun by then.
+    latest_mint: i64,
+    /// And none has ended before.
+    earliest_maxt: i64,
+}
+
+impl SeriesGroup {
+    /// Makes `series` the one with this rank, which is of the group.
+    pub fn copy(&self, rank: u32, series: &mut IndexedSeries) {
+        let at = (rank - self.first) as usize;
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        series.labels.clear();
+        series.labels.extend_from_slice(&self.labels[start as usize..self.ends[at] as usize]);
+        (series.mint, series.maxt) = self.times[at];
+    }
+
+    /// Whether the series with this rank may have a sample in the range.
+    pub fn is_in_range(&self, rank: u32, mint: i64, maxt: i64) -> bool {
+        if self.latest_mint <= maxt && mint <= self.earliest_maxt {
+            return true;
+        }
+        let (first, last) = self.times[(rank - self.first) as usize];
+        first <= maxt && mint <= last
+    }
+}
+
+impl Group for SeriesGroup {
+    fn size_bytes(&self) -> usize {
+        size_of_val(&*self.labels) + size_of_val(&*self.ends) + size_of_val(&*self.times) + 160
+    }
 }
 
 /// Writes the records while series arrive in the order of their ranks.
@@ -169,6 +212,56 @@ pub fn visit_series(
         }
     }
     Ok(())
+}
+
+/// Reads the series of `ranks`, which begin where a record does, by one scan.
+///
+/// # Errors
+/// [`StorageError`] if a record is missing, cannot be read or does not decode.
+pub fn read_group(
+    kv: &dyn KvRead,
+    block: BlockId,
+    n_symbols: u32,
+    ranks: Range<u32>,
+) -> Result<SeriesGroup, StorageError> {
+    let n_series = ranks.len();
+    let (mut labels, mut ends) = (Vec::with_capacity(n_series * 6), Vec::with_capacity(n_series));
+    let mut times = Vec::with_capacity(n_series);
+    let mut series = IndexedSeries::default();
+    let mut next = ranks.start;
+    let mut damage = None;
+    kv.scan(&key(block, ranks.start), &key(block, ranks.end), &mut |found, record| {
+        let of_record = next..ranks.end.min(next.saturating_add(SERIES_PER_RECORD));
+        if found != key(block, next) {
+            return ControlFlow::Break(());
+        }
+        let mut rest = Bytes(record);
+        (series.mint, series.maxt) = (0, 0);
+        series.labels.clear();
+        for _ in of_record {
+            if let Err(reason) = decode_next(&mut rest, &mut series, n_symbols) {
+                damage = Some(reason);
+                return ControlFlow::Break(());
+            }
+            labels.extend_from_slice(&series.labels);
+            ends.push(labels.len() as u32);
+            times.push((series.mint, series.maxt));
+            next += 1;
+        }
+        ControlFlow::Continue(())
+    })?;
+    let missing = (ends.len() < n_series).then_some("a record is missing");
+    if let Some(reason) = damage.or(missing) {
+        return Err(StorageError::corrupt(format!("series of block {block} from {}", ranks.start), reason));
+    }
+    Ok(SeriesGroup {
+        first: ranks.start,
+        labels: labels.into(),
+        ends: ends.into(),
+        latest_mint: times.iter().map(|times| times.0).max().unwrap_or(i64::MAX),
+        earliest_maxt: times.iter().map(|times| times.1).min().unwrap_or(i64::MIN),
+        times: times.into(),
+    })
 }
 
 /// Turns `series` into the one that follows it in the record.

@@ -2,6 +2,7 @@
 
 use super::matching::{label_names, label_values};
 use super::*;
+use crate::cache::Caches;
 use crate::kv::MemoryKv;
 use crate::kv::keys::BlockId;
 use chronolith_model::labels::{Labels, block_order};
@@ -46,6 +47,7 @@ fn open(kv: MemoryKv, summary: &IndexSummary) -> BlockIndex {
         summary.n_series,
         summary.n_symbols,
         summary.symbol_parts.clone().into(),
+        Some(Arc::new(Caches::new(1 << 20, 1 << 20))),
     )
 }
 
@@ -145,6 +147,28 @@ proptest! {
             let wanted: BTreeSet<String> =
                 expected.iter().filter_map(|rank| series[rank as usize].get("job").map(str::to_owned)).collect();
             prop_assert_eq!(values, wanted);
+        }
+    }
+
+    #[test]
+    fn series_in_a_range_of_time_are_those_a_filter_finds(
+        series in label_sets(), ranks in btree_set(0u32..60, 0..40), mint in -4000i64..4000, length in 0i64..3000,
+    ) {
+        let (_, kv, summary) = written(series);
+        let uncached = BlockIndex::new(
+            Arc::new(kv.clone()), BLOCK, summary.n_series, summary.n_symbols,
+            summary.symbol_parts.clone().into(), None,
+        );
+        let ranks: Vec<u32> = ranks.into_iter().filter(|&rank| rank < summary.n_series).collect();
+        let is_in_range = |rank: &u32| times(*rank).0 <= mint + length && mint <= times(*rank).1;
+        let expected = Postings::from_sorted(ranks.iter().copied().filter(is_in_range));
+        let ranks = Postings::from_sorted(ranks);
+        for index in [open(kv, &summary), uncached] {
+            // The second time series come from the cache.
+            for _ in 0..2 {
+                let found = index.in_range(ranks.clone(), (mint, mint + length), &Unlimited::default()).unwrap();
+                prop_assert_eq!(&found, &expected);
+            }
         }
     }
 
@@ -305,7 +329,7 @@ fn the_worked_example_is_what_is_written_and_read() {
         .collect(),
     };
     let part = symbols::SymbolPart { separator: b"_".to_vec(), first: 0 };
-    let index = BlockIndex::new(Arc::new(kv), BLOCK, 3, 7, Arc::new([part]));
+    let index = BlockIndex::new(Arc::new(kv), BLOCK, 3, 7, Arc::new([part]), None);
     let cx = Unlimited::default();
     let found = |matcher: Matcher| resolve(&index, &[matcher], &cx).unwrap();
     assert_eq!(found(Matcher::equal("__name__", "up")), Postings::all(3));
@@ -319,4 +343,25 @@ fn the_worked_example_is_what_is_written_and_read() {
         })
         .unwrap();
     assert_eq!(times, [(2, 1000, 9000), (2, 1000, 9000), (3, 2000, 8000)]);
+}
+
+#[test]
+fn a_damaged_record_is_no_reason_to_miss_its_neighbours() {
+    let series: Vec<Labels> =
+        (0..40).map(|n| Labels::from_pairs([("__name__", format!("m{n:02}"))]).unwrap()).collect();
+    let (_, mut kv, summary) = written(series);
+    let key = crate::kv::keys::key(BLOCK, crate::kv::keys::Kind::Series, &16u32.to_be_bytes());
+    kv.records.insert(key, vec![0xff]);
+    let index = open(kv, &summary);
+    let visit = |ranks: std::ops::Range<u32>| {
+        let mut n_seen = 0;
+        let mut count = |_: u32, _: &series::IndexedSeries| {
+            n_seen += 1;
+            Ok(())
+        };
+        index.visit_series(&Postings::range(ranks), &Unlimited::default(), &mut count).map(|()| n_seen)
+    };
+    assert_eq!(visit(0..16).unwrap(), 16);
+    assert_eq!(visit(32..40).unwrap(), 8);
+    assert!(visit(10..20).is_err());
 }

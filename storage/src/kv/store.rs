@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 /// The MANIFEST is preallocated in steps of this size, so that a full disk can still commit ingests.
 const MANIFEST_PREALLOCATION_BYTES: usize = 16 << 20;
 
+/// Files that are opened before they are read: each takes some kilobytes of memory.
+const MAX_OPENED_AHEAD: usize = 2_048;
+
 /// How long a reopening waits for reads that are under way.
 const REOPEN_WAIT: Duration = Duration::from_secs(2);
 
@@ -239,6 +242,26 @@ impl Store {
         Ok(blocks)
     }
 
+    /// Has RocksDB open files that nobody has read yet, those of the newest blocks first, while `go_on` says so.
+    /// Where the process may not have all files open it opens them when they are read, and a query after a start
+    /// would wait for each. What cannot be read shows when it is wanted.
+    pub fn open_files(&self, go_on: &dyn Fn() -> bool) {
+        let mut files = self.live_files().unwrap_or_default();
+        files.retain(|file| split(&file.first_key).is_some_and(|(_, kind, _)| kind != Kind::Header));
+        for file in files.iter().rev().take(MAX_OPENED_AHEAD) {
+            if !go_on() {
+                return;
+            }
+            let opened = self.with(|database| {
+                let value = database.rocks.get_pinned_opt(&file.first_key, &database.uncached);
+                value.map(|_| ()).map_err(|error| read_error(&file.first_key, &error))
+            });
+            if let Err(error) = opened {
+                tracing::debug!(file = %file.path.display(), %error, "cannot read a file ahead");
+            }
+        }
+    }
+
     /// Closes RocksDB and opens it again: the cure after an error that it does not recover from by
     /// itself. Reads that come meanwhile wait.
     ///
@@ -299,6 +322,12 @@ impl StoreRead {
         Self { store, fill_cache, _pin: pin }
     }
 
+    /// Iterators over tiles leave RocksDB's cache alone: opened tiles have one of their own.
+    fn iterator_options(&self, from: &[u8]) -> ReadOptions {
+        let is_tile = split(from).is_some_and(|(_, kind, _)| kind == Kind::Tiles);
+        read_options(self.fill_cache && !is_tile)
+    }
+
     fn options<'d>(&self, database: &'d Database) -> &'d ReadOptions {
         if self.fill_cache { &database.cached } else { &database.uncached }
     }
@@ -314,7 +343,7 @@ impl KvRead for StoreRead {
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
         self.store.with(|database| {
-            let mut options = read_options(self.fill_cache);
+            let mut options = self.iterator_options(from);
             options.set_iterate_upper_bound(to);
             let mut iterator = database.rocks.raw_iterator_opt(options);
             iterator.seek(from);
@@ -330,7 +359,7 @@ impl KvRead for StoreRead {
 
     fn last_at_or_before(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StorageError> {
         self.store.with(|database| {
-            let mut options = read_options(self.fill_cache);
+            let mut options = self.iterator_options(from);
             options.set_iterate_lower_bound(from);
             let mut iterator = database.rocks.raw_iterator_opt(options);
             iterator.seek_for_prev(to);

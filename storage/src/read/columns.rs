@@ -73,21 +73,21 @@ struct StretchKey {
     count: u32,
 }
 
-/// What a worker remembers between series: neighbours often share their times.
+/// What a worker remembers between series: neighbours often share their times. Columns are known by their
+/// addresses, so it must not outlive the runs that it was asked about: see [`LastPlan::forget`].
 #[derive(Debug, Default)]
 pub struct LastPlan {
-    stretches: Vec<(u32, ColumnSlice)>,
+    stretches: Vec<StretchKey>,
     plan: Option<Arc<Plan>>,
     /// Room for a key, so that looking for a plan takes no memory.
     key: Vec<StretchKey>,
 }
 
 impl LastPlan {
-    fn is_of(&self, stretches: &[Stretch<'_>]) -> bool {
-        let same = |((part, times), stretch): (&(u32, ColumnSlice), &Stretch<'_>)| {
-            *part == stretch.part && times.same(stretch.times)
-        };
-        self.stretches.len() == stretches.len() && self.stretches.iter().zip(stretches).all(same)
+    /// To be called before runs go.
+    pub fn forget(&mut self) {
+        self.stretches.clear();
+        self.plan = None;
     }
 }
 
@@ -103,17 +103,18 @@ impl PlanCache {
         last: &mut LastPlan,
         cx: &dyn QueryContext,
     ) -> Result<Arc<Plan>, Stop> {
-        if let Some(plan) = last.plan.as_ref().filter(|_| last.is_of(stretches)) {
+        last.key.clear();
+        last.key.extend(stretches.iter().map(StretchKey::new));
+        if let Some(plan) = last.plan.as_ref().filter(|_| last.stretches == last.key) {
             return Ok(Arc::clone(plan));
         }
         // A column that nothing else holds is a series' own: nobody will ask for it again.
         let shared = stretches.iter().all(|stretch| Arc::strong_count(&stretch.times.column) > 1);
         let plan = match shared {
-            true => self.shared(stretches, &mut last.key, cx)?,
+            true => self.shared(stretches, &last.key, cx)?,
             false => Arc::new(make(stretches)),
         };
-        last.stretches.clear();
-        last.stretches.extend(stretches.iter().map(|stretch| (stretch.part, stretch.times.clone())));
+        std::mem::swap(&mut last.stretches, &mut last.key);
         last.plan = Some(Arc::clone(&plan));
         Ok(plan)
     }
@@ -121,12 +122,10 @@ impl PlanCache {
     fn shared(
         &self,
         stretches: &[Stretch<'_>],
-        key: &mut Vec<StretchKey>,
+        key: &[StretchKey],
         cx: &dyn QueryContext,
     ) -> Result<Arc<Plan>, Stop> {
-        key.clear();
-        key.extend(stretches.iter().map(StretchKey::new));
-        if let Some(known) = self.inner.lock().plans.get(&key[..]) {
+        if let Some(known) = self.inner.lock().plans.get(key) {
             return Ok(Arc::clone(&known.plan));
         }
         let plan = Arc::new(make(stretches));
@@ -134,7 +133,7 @@ impl PlanCache {
         cx.charge(size_bytes)?;
         let mut inner = self.inner.lock();
         // Another worker may have been faster: its column is the one that others hold already.
-        if let Some(known) = inner.plans.get(&key[..]) {
+        if let Some(known) = inner.plans.get(key) {
             cx.release(size_bytes);
             return Ok(Arc::clone(&known.plan));
         }
@@ -145,7 +144,7 @@ impl PlanCache {
         }
         inner.size_bytes += size_bytes;
         let columns = stretches.iter().map(|stretch| Arc::clone(&stretch.times.column)).collect();
-        inner.plans.insert(key.as_slice().into(), Known { plan: Arc::clone(&plan), _columns: columns });
+        inner.plans.insert(key.into(), Known { plan: Arc::clone(&plan), _columns: columns });
         Ok(plan)
     }
 }

@@ -12,6 +12,7 @@ use chronolith_model::queryable::{
     Lookups, Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop,
 };
 use chronolith_model::symbols::Symbol;
+use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,8 +20,18 @@ use std::sync::Arc;
 /// must not make one huge piece of work.
 const MAX_PARTITION: u32 = 1_024;
 
+/// Samples of a piece at most, about: a worker decodes all of them before it puts them together, so that a long
+/// range of many series does not take a multiple of its memory.
+const MAX_PIECE_SAMPLES: u64 = 1 << 20;
+
+/// Below this many series a piece is not cut, however many samples they have: each cut opens their tiles again.
+const MIN_PARTITION: u32 = 8;
+
 /// Samples put together between two looks at whether the query goes on.
 const SAMPLES_PER_CHECK: usize = 64 << 10;
+
+/// Values that a worker's buffers may have room for to be kept for the next piece.
+const MAX_SPARE_BYTES: usize = 8 << 20;
 
 /// Merged series of the parts of a version.
 pub(super) struct Selected {
@@ -31,6 +42,8 @@ pub(super) struct Selected {
     projected: Option<Projected>,
     read: PartRead,
     plans: PlanCache,
+    /// Buffers that no worker uses now: as many as there were workers.
+    spare: Mutex<Vec<Scratch>>,
     oldest: i64,
     lease: Option<Arc<Lease>>,
     warnings: Vec<String>,
@@ -59,7 +72,12 @@ impl Selected {
         let merged = merge(&parts, cx)?;
         // The query keeps what the list takes; the rest was for merging.
         cx.release((n_sources * 24).saturating_sub(merged.size_bytes()));
-        let partitions = partitions(&parts, &merged);
+        let per_series: u64 = match select.lookups {
+            Some(_) => 0,
+            None => parts.iter().map(|part| part.samples_per_series(select.mint, select.maxt)).sum(),
+        };
+        let most = (MAX_PIECE_SAMPLES / per_series.max(1)).min(u64::from(MAX_PARTITION)) as u32;
+        let partitions = partitions(&parts, &merged, most.max(MIN_PARTITION));
         let projected = Projected::new(&parts, &merged, select.labels, cx)?;
         // Look-ups say by themselves what they see.
         let seen = |lookups: Lookups| {
@@ -83,6 +101,7 @@ impl Selected {
             projected,
             read,
             plans: PlanCache::default(),
+            spare: Mutex::default(),
             oldest: bounds.oldest,
             lease: bounds.lease.clone(),
             warnings: bounds.warnings.clone(),
@@ -113,7 +132,9 @@ impl Selected {
         }
         let size_bytes = scratch.buffers.iter().map(buffer_bytes).sum();
         cx.charge(size_bytes)?;
+        out.values.reserve(scratch.buffers.iter().map(|buffer| buffer.values.len()).sum());
         let assembled = self.assemble(&range, &wanted, scratch, out, cx);
+        scratch.last.forget();
         cx.release(size_bytes);
         assembled
     }
@@ -177,7 +198,7 @@ impl Selected {
     }
 }
 
-/// What one call of `read` keeps between pieces.
+/// What a worker keeps between pieces.
 struct Scratch {
     buffers: Vec<RunBuffer>,
     hints: Hints,
@@ -206,11 +227,12 @@ impl SelectedSeries for Selected {
 
     fn read(&self, range: Range<u32>, out: &mut SampleBatch, cx: &dyn QueryContext) -> Result<(), ReadError> {
         let cx = &Leased::new(self.lease.as_deref(), cx);
-        let mut scratch = Scratch {
+        let spare = self.spare.lock().pop();
+        let mut scratch = spare.unwrap_or_else(|| Scratch {
             buffers: std::iter::repeat_with(RunBuffer::default).take(self.parts.len()).collect(),
             hints: Hints::new(self.read.histograms, self.read.mint),
             last: LastPlan::default(),
-        };
+        });
         let first = self.partitions.partition_point(|partition| partition.end <= range.start);
         for partition in &self.partitions[first..] {
             let piece = partition.start.max(range.start)..partition.end.min(range.end);
@@ -219,6 +241,12 @@ impl SelectedSeries for Selected {
             }
             cx.check()?;
             self.read_piece(piece, &mut scratch, out, cx)?;
+        }
+        // Columns are not held longer than needed, nor is what is large.
+        let kept_bytes: usize = scratch.buffers.iter().map(|buffer| buffer.values.capacity() * 8).sum();
+        if kept_bytes <= MAX_SPARE_BYTES {
+            scratch.buffers.iter_mut().for_each(RunBuffer::clear);
+            self.spare.lock().push(scratch);
         }
         Ok(())
     }
@@ -262,8 +290,8 @@ impl Projected {
     }
 }
 
-/// The borders of the part that has most of them, cut where pieces are too large.
-fn partitions(parts: &[Box<dyn PartSeries>], merged: &Merged) -> Vec<Range<u32>> {
+/// The borders of the part that has most of them, cut where pieces have more than `most` series.
+fn partitions(parts: &[Box<dyn PartSeries>], merged: &Merged, most: u32) -> Vec<Range<u32>> {
     let leading =
         parts.iter().map(|part| part.partitions()).enumerate().max_by_key(|(_, ranges)| ranges.len());
     let Some((part, ranges)) = leading else { return Vec::new() };
@@ -276,7 +304,7 @@ fn partitions(parts: &[Box<dyn PartSeries>], merged: &Merged) -> Vec<Range<u32>>
             .sources(at as usize)
             .iter()
             .any(|source| source.part as usize == part && starts.next_if_eq(&source.index).is_some());
-        if at > start && (is_border || at - start == MAX_PARTITION) {
+        if at > start && (is_border || at - start == most) {
             partitions.push(start..at);
             start = at;
         }

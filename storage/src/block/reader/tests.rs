@@ -3,6 +3,7 @@
 use super::*;
 use crate::block::source::{BlockSource, SourceSeries};
 use crate::block::writer::{BlockMeta, write_block};
+use crate::cache::Caches;
 use crate::chunk::Effort;
 use crate::kv::MemoryKv;
 use crate::kv::keys::BlockId;
@@ -89,7 +90,8 @@ fn written(id: u64, series: &BTreeMap<Labels, Samples>) -> (MemoryKv, Arc<BlockH
 }
 
 fn open(kv: MemoryKv, header: &Arc<BlockHeader>) -> BlockPart {
-    BlockPart::open(Arc::new(kv), Arc::clone(header)).unwrap()
+    let caches = Caches::new(1 << 20, 1 << 20);
+    BlockPart::open_with(Arc::new(kv), Arc::clone(header), Some(Arc::new(caches))).unwrap()
 }
 
 fn series_maps() -> impl Strategy<Value = BTreeMap<Labels, Samples>> {

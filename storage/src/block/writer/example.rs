@@ -144,7 +144,7 @@ fn the_block_of_the_document_is_read() {
         start_timestamps: true,
     };
     let mut out = RunBuffer::default();
-    TileReader::new(Arc::new(kv), Arc::new(header), 1 << 20)
+    TileReader::new(Arc::new(kv), Arc::new(header), 1 << 20, None)
         .read(&[0, 1, 2], &|_| &[], &all, &mut out, &Unlimited::default())
         .expect("as documented");
     assert_eq!(out.runs.len(), 3);

@@ -122,7 +122,7 @@ const ALL: PartRead = PartRead {
 
 fn reader(header: &BlockHeader, kv: &Arc<MemoryKv>) -> TileReader {
     let kv: Arc<dyn KvRead> = Arc::clone(kv) as _;
-    TileReader::new(kv, Arc::new(header.clone()), 1 << 20)
+    TileReader::new(kv, Arc::new(header.clone()), 1 << 20, None)
 }
 
 fn read(header: &BlockHeader, kv: &Arc<MemoryKv>, ranks: &[u32], read: &PartRead) -> RunBuffer {
