@@ -9,9 +9,9 @@ use chronolith_model::append::{
     AppendBatch, BatchSeries, Exemplar, HistogramSample, Metadata, MetricType, Refusal, Sample, SeriesKey,
 };
 use chronolith_model::histogram::{Histogram, IntHistogram, Span};
+use chronolith_model::matcher::MatchOp;
 use chronolith_model::queryable::{HistogramNeed, QueryContext, Unlimited};
 use chronolith_model::sample::stale_nan;
-use chronolith_model::matcher::MatchOp;
 use chronolith_model::{Labels, Matcher};
 use std::collections::BTreeMap;
 use std::path::Path;
