@@ -15,7 +15,9 @@ use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{Estimate, QueryContext, Unlimited};
 use chronolith_model::symbols::Symbol;
+use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
@@ -42,6 +44,55 @@ struct Shared {
     header: Arc<BlockHeader>,
     index: BlockIndex,
     tiles: TileReader,
+    resolved: Resolved,
+}
+
+/// Bytes of results that a block keeps: those of the selectors of some dashboards.
+const RESOLVED_BYTES: usize = 64 << 10;
+
+/// Which series satisfy matchers, deleted ones among them: an index never changes, and a query asks at least
+/// twice, what it would cost and then for the series.
+#[derive(Default)]
+struct Resolved {
+    inner: Mutex<ResolvedInner>,
+}
+
+#[derive(Default)]
+struct ResolvedInner {
+    results: HashMap<String, Arc<Postings>, Xxh3DefaultBuilder>,
+    size_bytes: usize,
+}
+
+impl Resolved {
+    /// Matchers in their order, no two lists alike.
+    fn key(matchers: &[Matcher]) -> String {
+        let mut key = String::with_capacity(64);
+        for matcher in matchers {
+            let Matcher { name, value, op, .. } = matcher;
+            // Lengths first: names and values may hold anything.
+            let _ = write!(key, "{} {op:?} {} {name}{value}", name.len(), value.len());
+        }
+        key
+    }
+
+    fn get(&self, key: &str) -> Option<Arc<Postings>> {
+        self.inner.lock().results.get(key).cloned()
+    }
+
+    fn insert(&self, key: String, series: &Arc<Postings>) {
+        let size_bytes = key.len() + series.size_bytes() + 128;
+        if size_bytes > RESOLVED_BYTES / 4 {
+            return;
+        }
+        let mut inner = self.inner.lock();
+        if inner.size_bytes + size_bytes > RESOLVED_BYTES {
+            inner.results.clear();
+            inner.size_bytes = 0;
+        }
+        if inner.results.insert(key, Arc::clone(series)).is_none() {
+            inner.size_bytes += size_bytes;
+        }
+    }
 }
 
 impl BlockPart {
@@ -73,7 +124,10 @@ impl BlockPart {
             caches.clone(),
         );
         let tiles = TileReader::new(Arc::clone(&kv), Arc::clone(&header), COLUMN_CACHE_BYTES, caches);
-        Ok(Self { shared: Arc::new(Shared { kv, header, index, tiles }), tombstones: Arc::new(tombstones) })
+        Ok(Self {
+            shared: Arc::new(Shared { kv, header, index, tiles, resolved: Resolved::default() }),
+            tombstones: Arc::new(tombstones),
+        })
     }
 
     /// What the block says of itself.
@@ -125,8 +179,19 @@ impl BlockPart {
     }
 
     /// Series that match and are not deleted, whatever their times.
-    fn matching(&self, matchers: &[Matcher], cx: &dyn QueryContext) -> Result<Postings, StorageError> {
-        Ok(resolve(&self.shared.index, matchers, cx)?.subtract(self.tombstones.gone()))
+    fn matching(&self, matchers: &[Matcher], cx: &dyn QueryContext) -> Result<Arc<Postings>, StorageError> {
+        let key = Resolved::key(matchers);
+        let known = self.shared.resolved.get(&key);
+        let found = match known {
+            Some(found) => found,
+            None => {
+                let found = Arc::new(resolve(&self.shared.index, matchers, cx)?);
+                self.shared.resolved.insert(key, &found);
+                found
+            }
+        };
+        let gone = self.tombstones.gone();
+        Ok(if gone.is_empty() { found } else { Arc::new(found.subtract(gone)) })
     }
 
     /// Series that match, are not deleted and may have a sample in range.
@@ -134,10 +199,10 @@ impl BlockPart {
         &self,
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
-    ) -> Result<Postings, StorageError> {
+    ) -> Result<Arc<Postings>, StorageError> {
         let header = &self.shared.header;
         if select.mint > header.maxt || select.maxt < header.mint {
-            return Ok(Postings::empty());
+            return Ok(Arc::default());
         }
         let matched = self.matching(select.matchers, cx)?;
         if select.mint <= header.mint && header.maxt <= select.maxt {
@@ -273,7 +338,7 @@ impl Part for BlockPart {
         if shared.header.n_keys[Kind::Exemplars as usize] == 0 {
             return Ok(());
         }
-        let matched = self.ranks_with_exemplars()?.intersect(&self.matching(select.matchers, cx)?);
+        let matched = self.ranks_with_exemplars()?.intersect(&*self.matching(select.matchers, cx)?);
         let block = shared.header.block_id();
         shared.index.visit_series(&matched, cx, &mut |rank, series| {
             let mut exemplars = side::exemplars(&*shared.kv, block, rank)?;

@@ -100,10 +100,10 @@ impl BlockIndex {
     /// As [`BlockIndex::visit_series`].
     pub fn in_range(
         &self,
-        ranks: Postings,
+        ranks: Arc<Postings>,
         (mint, maxt): (i64, i64),
         cx: &dyn QueryContext,
-    ) -> Result<Postings, StorageError> {
+    ) -> Result<Arc<Postings>, StorageError> {
         let mut kept = Vec::new();
         let from_records = |ranks: &Postings, kept: &mut Vec<u32>| {
             self.visit_records(ranks, cx, &mut |rank, series| {
@@ -123,7 +123,7 @@ impl BlockIndex {
                 }
             })?,
         }
-        Ok(if kept.len() == ranks.len() as usize { ranks } else { Postings::from_sorted(kept) })
+        Ok(if kept.len() == ranks.len() as usize { ranks } else { Arc::new(Postings::from_sorted(kept)) })
     }
 
     fn visit_records(

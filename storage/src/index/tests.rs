@@ -162,12 +162,12 @@ proptest! {
         let ranks: Vec<u32> = ranks.into_iter().filter(|&rank| rank < summary.n_series).collect();
         let is_in_range = |rank: &u32| times(*rank).0 <= mint + length && mint <= times(*rank).1;
         let expected = Postings::from_sorted(ranks.iter().copied().filter(is_in_range));
-        let ranks = Postings::from_sorted(ranks);
+        let ranks = Arc::new(Postings::from_sorted(ranks));
         for index in [open(kv, &summary), uncached] {
             // The second time series come from the cache.
             for _ in 0..2 {
                 let found = index.in_range(ranks.clone(), (mint, mint + length), &Unlimited::default()).unwrap();
-                prop_assert_eq!(&found, &expected);
+                prop_assert_eq!(&*found, &expected);
             }
         }
     }
