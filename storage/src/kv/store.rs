@@ -322,12 +322,6 @@ impl StoreRead {
         Self { store, fill_cache, _pin: pin }
     }
 
-    /// Iterators over tiles leave RocksDB's cache alone: opened tiles have one of their own.
-    fn iterator_options(&self, from: &[u8]) -> ReadOptions {
-        let is_tile = split(from).is_some_and(|(_, kind, _)| kind == Kind::Tiles);
-        read_options(self.fill_cache && !is_tile)
-    }
-
     fn options<'d>(&self, database: &'d Database) -> &'d ReadOptions {
         if self.fill_cache { &database.cached } else { &database.uncached }
     }
@@ -343,7 +337,7 @@ impl KvRead for StoreRead {
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
         self.store.with(|database| {
-            let mut options = self.iterator_options(from);
+            let mut options = read_options(self.fill_cache);
             options.set_iterate_upper_bound(to);
             let mut iterator = database.rocks.raw_iterator_opt(options);
             iterator.seek(from);
@@ -359,7 +353,7 @@ impl KvRead for StoreRead {
 
     fn last_at_or_before(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StorageError> {
         self.store.with(|database| {
-            let mut options = self.iterator_options(from);
+            let mut options = read_options(self.fill_cache);
             options.set_iterate_lower_bound(from);
             let mut iterator = database.rocks.raw_iterator_opt(options);
             iterator.seek_for_prev(to);
@@ -454,6 +448,8 @@ fn open_database(path: &Path, cache: &Cache, strictness: Strictness) -> Result<D
     options.set_disable_auto_compactions(true);
     options.set_max_open_files(max_open_files());
     options.set_skip_stats_update_on_db_open(true);
+    // Tiles are read in their order: without this the system would not read ahead.
+    options.set_advise_random_on_open(false);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options.set_keep_log_file_num(2);
