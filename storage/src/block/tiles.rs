@@ -63,8 +63,8 @@ struct ColumnCache {
     limit_bytes: usize,
 }
 
-/// The columns that chunks refer to, ascending by number.
-type Columns = [(u32, Arc<Vec<i64>>)];
+/// A column with its number.
+type NumberedColumn = (u32, Arc<Vec<i64>>);
 
 /// Where a wanted chunk is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -319,7 +319,7 @@ impl TileReader {
         &self,
         tiles: &[OpenTile<'_>],
         found: &[Found],
-    ) -> Result<Vec<(u32, Arc<Vec<i64>>)>, StorageError> {
+    ) -> Result<Vec<NumberedColumn>, StorageError> {
         let mut numbers: Vec<u32> =
             found.iter().filter_map(|chunk| tiles[chunk.tile as usize].entry(*chunk).column()).collect();
         numbers.dedup();
@@ -452,7 +452,7 @@ impl OpenTile<'_> {
         chunk: Found,
         deleted: &[(i64, i64)],
         read: &PartRead,
-        columns: &Columns,
+        columns: &[NumberedColumn],
         out: &mut RunBuffer,
     ) -> Result<usize, ChunkError> {
         let times = self.times(chunk, columns)?;
@@ -514,7 +514,7 @@ impl OpenTile<'_> {
     }
 
     /// The times of a chunk; chunks with the same ones get the same slice.
-    fn times(&mut self, chunk: Found, columns: &Columns) -> Result<ColumnSlice, ChunkError> {
+    fn times(&mut self, chunk: Found, columns: &[NumberedColumn]) -> Result<ColumnSlice, ChunkError> {
         let entry = &self.tile.entries()[chunk.entry as usize];
         let times_of = entry.times_of as usize;
         if self.times.is_empty() {

@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Groups of series between two looks at whether the query goes on.
 const GROUPS_PER_CHECK: u32 = 8;
 
+/// Receives the ranks that are wanted of a group, and the group if all of it can be read.
+type VisitGroup<'v> = dyn FnMut(&[u32], Option<&SeriesGroup>) -> Result<(), StorageError> + 'v;
+
 /// Posting lists fetched by one read.
 const LISTS_PER_READ: usize = 256;
 
@@ -143,7 +146,7 @@ impl BlockIndex {
         caches: &Caches,
         ranks: &Postings,
         cx: &dyn QueryContext,
-        visit: &mut dyn FnMut(&[u32], Option<&SeriesGroup>) -> Result<(), StorageError>,
+        visit: &mut VisitGroup<'_>,
     ) -> Result<(), StorageError> {
         let mut ranks = ranks.iter().peekable();
         let mut of_group: Vec<u32> = Vec::with_capacity(RANKS_PER_GROUP as usize);
