@@ -58,6 +58,8 @@ pub struct Outcome {
     pub process: Option<Costs>,
     /// Queries while samples were sent.
     pub queries_beside: Option<Load>,
+    /// Acknowledged samples that were gone after the kill.
+    pub lost: u64,
     /// Whether everything came back, after the kill.
     pub verified: Verified,
     /// Times of queries.
@@ -150,9 +152,10 @@ fn run_started(
     costs.restart_peak_resident_bytes = after_start.peak_resident_bytes;
     costs.restart_cpu_seconds = after_start.cpu_seconds;
     let verified = verify(&started.url, expected, &format!("{name}: counting"))?;
-    if lost(&verified) > 0 && started.process.is_some() {
+    let lost = lost(&verified, server.keeps_nans());
+    if lost > 0 && started.process.is_some() {
         // Size and queries are to be those of everything.
-        eprintln!("{name}: {} samples were lost, so they are sent again to an empty one", lost(&verified));
+        eprintln!("{name}: {lost} samples were lost, so they are sent again to an empty one");
         drop(started);
         std::fs::remove_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         started = server.start(dir, options.server_cpus.as_deref())?;
@@ -175,6 +178,7 @@ fn run_started(
         sending,
         process: has_process.then_some(costs),
         queries_beside: beside,
+        lost,
         verified,
         queries,
     })

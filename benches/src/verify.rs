@@ -178,10 +178,10 @@ fn compare(series: &ExpectedSeries, found: &[(i64, f64)], verified: &mut Verifie
     verified.differences.extend(told);
 }
 
-/// Samples that a count leaves out, but for NaNs where the server keeps none.
-pub fn lost(verified: &Verified) -> u64 {
-    let numbers = verified.expected - verified.expected_nans;
-    if verified.counted == numbers { 0 } else { verified.expected.saturating_sub(verified.counted) }
+/// Samples that a count leaves out; `keeps_nans` is false of servers that never keep NaN.
+pub const fn lost(verified: &Verified, keeps_nans: bool) -> u64 {
+    let kept = if keeps_nans { verified.expected } else { verified.expected - verified.expected_nans };
+    kept.saturating_sub(verified.counted)
 }
 
 #[cfg(test)]
@@ -210,7 +210,8 @@ mod tests {
     fn lost_samples_are_not_those_that_are_no_numbers() {
         let verified =
             |counted| Verified { expected: 100, expected_nans: 10, counted, ..Verified::default() };
-        assert_eq!([100, 90, 95, 80].map(|counted| lost(&verified(counted))), [0, 0, 5, 20]);
+        assert_eq!([100, 90, 95, 80].map(|counted| lost(&verified(counted), true)), [0, 10, 5, 20]);
+        assert_eq!([100, 90, 95, 80].map(|counted| lost(&verified(counted), false)), [0, 0, 0, 10]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use chronolith::cli::{self, CliError, EXIT_USAGE, Settings};
 use chronolith::config::Config;
 use chronolith::scrape::{ScrapeManager, ScrapeOptions};
-use chronolith::state::State;
+use chronolith::state::{State, n_threads};
 use chronolith::store::{self, OpenDb, Store};
 use chronolith::targets::Scraping as _;
 use chronolith::telemetry::{self, Registry};
@@ -22,6 +22,11 @@ use tokio::sync::{mpsc, watch};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Memory that was freed goes back to the system after a second instead of ten: what a million new series leave
+/// behind while tables grow is a quarter of the peak (docs/decisions/0024).
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static ALLOCATOR_OPTIONS: &[u8; 37] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+
 fn main() -> ExitCode {
     let settings = match cli::parse(std::env::args()) {
         Ok(settings) => settings,
@@ -38,13 +43,14 @@ fn main() -> ExitCode {
     telemetry::start_logging(settings.log_level, settings.log_json);
     std::panic::set_hook(Box::new(log_panic));
     raise_open_files_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(err = %error, "cannot start the runtime");
-            return ExitCode::FAILURE;
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(n_threads()).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(err = %error, "cannot start the runtime");
+                return ExitCode::FAILURE;
+            }
+        };
     let result = runtime.block_on(run(settings));
     // Threads that still work on something do not hold up the end: the store is closed.
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -30,6 +30,9 @@ pub struct State {
     pub query_gate: Arc<Semaphore>,
     /// As many permits as remote-write requests may be worked on at once.
     pub remote_write_gate: Arc<Semaphore>,
+    /// Remote-write requests that are taken on threads of the runtime: one thread fewer than it has, so that
+    /// one is always left for everybody else.
+    pub remote_write_at_once: Semaphore,
     /// Results of range queries.
     pub results: ResultCache,
     /// Large answers that clients have not read yet.
@@ -81,6 +84,7 @@ impl State {
         Self {
             query_gate: Arc::new(Semaphore::new(settings.max_concurrent_queries)),
             remote_write_gate: Arc::new(Semaphore::new(settings.remote_write_max_in_flight)),
+            remote_write_at_once: Semaphore::new(if settings.wal_sync_always { 0 } else { n_threads() - 1 }),
             config: ArcSwap::from_pointee(config),
             registry,
             engine,
@@ -135,6 +139,11 @@ impl State {
     pub fn features(&self) -> Features {
         self.engine.options().features
     }
+}
+
+/// Threads of the runtime, two at least.
+pub fn n_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
 }
 
 fn engine_options(settings: &Settings, config: &Config) -> EngineOptions {

@@ -2,7 +2,6 @@
 
 use super::Outcome;
 use crate::progress::short;
-use crate::verify::lost;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -103,7 +102,7 @@ const ROWS: [Row; 21] = [
         cost(o, |c, _| format!("{:.2} s, {:.2} s", c.restart_seconds, c.restart_cpu_seconds))
     }),
     ("peak resident memory of that start", |o| cost(o, |c, _| mb(c.restart_peak_resident_bytes))),
-    ("acknowledged samples lost by the kill", |o| lost(&o.verified).to_string()),
+    ("acknowledged samples lost by the kill", |o| o.lost.to_string()),
     ("samples compared / different", |o| {
         let v = &o.verified;
         format!("{} / {}", v.checked, v.missing + v.different + v.invented)
@@ -228,6 +227,7 @@ mod tests {
             sending: sending.clone(),
             process,
             queries_beside: None,
+            lost: 0,
             verified: Verified::default(),
             queries: vec![query.clone()],
         };

@@ -85,6 +85,11 @@ impl Server {
         }
     }
 
+    /// Whether a NaN that is sent is kept.
+    pub fn keeps_nans(&self) -> bool {
+        self.kind != Kind::VictoriaMetrics
+    }
+
     /// What the program says of its version, or what the package does.
     pub fn version(&self) -> String {
         let first_line = |command: &mut Command| {

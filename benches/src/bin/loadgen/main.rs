@@ -16,7 +16,7 @@ use chronolith_benches::recording;
 use chronolith_benches::sender::encode::Format;
 use chronolith_benches::sender::{SendOptions, SendReport, send};
 use chronolith_benches::stream::StreamWriter;
-use chronolith_benches::verify::{Verified, lost, verify};
+use chronolith_benches::verify::{Verified, verify};
 use clap::Parser;
 use std::time::Duration;
 
@@ -174,7 +174,7 @@ fn compare(args: &CompareArgs) -> Result<(), String> {
         for complaint in outcome.sending.complaints.iter().chain(&outcome.verified.differences) {
             eprintln!("{}: {complaint}", outcome.name);
         }
-        if outcome.sending.samples_refused > 0 || lost(&outcome.verified) > 0 {
+        if outcome.sending.samples_refused > 0 || outcome.lost > 0 {
             broken.push(outcome.name.clone());
         }
         report.servers.push(outcome);
