@@ -70,8 +70,8 @@ pub struct ResultLabels {
 }
 
 impl ResultLabels {
-    /// Labels out of texts by symbol; `pairs` are sorted by name, each name once.
-    pub(crate) const fn new(texts: Arc<[Arc<str>]>, pairs: Arc<[(Symbol, Symbol)]>) -> Self {
+    /// Labels out of texts by symbol; `pairs` are sorted by name, each name once, all of them among the texts.
+    pub const fn new(texts: Arc<[Arc<str>]>, pairs: Arc<[(Symbol, Symbol)]>) -> Self {
         Self { texts, pairs }
     }
 

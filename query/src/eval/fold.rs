@@ -332,6 +332,9 @@ impl Columns {
         match op {
             AggregateOp::Sum => {
                 let (sums, cs) = (&mut self.values[cells.clone()], &mut self.second[cells]);
+                if row.dense && count_bits(seen) == n {
+                    return add_row(row.values, sums, cs);
+                }
                 fold_cells(&row, seen, |step, value, first| {
                     if first {
                         sums[step] = value;
@@ -344,6 +347,13 @@ impl Columns {
                 let offset = cells.start;
                 let (sums, cs) = (&mut self.values[cells.clone()], &mut self.second[cells.clone()]);
                 let (counts, means) = (&mut self.counts[cells], &mut self.means);
+                let overflows = |(sum, value): (&f64, &f64)| (sum + value).is_infinite();
+                let any_overflows =
+                    || sums.iter().zip(row.values).fold(false, |any, cell| any | overflows(cell));
+                if row.dense && count_bits(seen) == n && means.is_empty() && !any_overflows() {
+                    counts.iter_mut().for_each(|count| *count += 1.0);
+                    return add_row(row.values, sums, cs);
+                }
                 fold_cells(&row, seen, |step, value, first| {
                     counts[step] += 1.0;
                     if first {
@@ -387,11 +397,15 @@ impl Columns {
             }
             AggregateOp::Count => {
                 let counts = &mut self.counts[cells];
-                let mut any = vec![0; seen.len()];
-                row.mark_any(&mut any);
-                for step in super::batch::bits(&any) {
+                row.mark_any(seen);
+                if row.dense {
+                    counts.iter_mut().for_each(|count| *count += 1.0);
+                    return;
+                }
+                let histograms =
+                    row.histograms.into_iter().flat_map(|column| column.iter()).map(|(step, _)| step);
+                for step in row.float_steps().chain(histograms) {
                     counts[step] += 1.0;
-                    set_bit(seen, step);
                 }
             }
             AggregateOp::Group => row.mark_any(seen),
@@ -451,6 +465,17 @@ fn fold_cells(row: &Row<'_>, seen: &mut [u64], mut fold: impl FnMut(usize, f64, 
     for step in row.float_steps() {
         fold(step, row.values[step], !get_bit(seen, step));
         set_bit(seen, step);
+    }
+}
+
+/// [`kahan_increment`] of every cell, without a branch, so that several cells are added at once.
+fn add_row(values: &[f64], sums: &mut [f64], cs: &mut [f64]) {
+    for ((&value, sum), c) in values.iter().zip(sums).zip(cs) {
+        let total = *sum + value;
+        let (large, small) = if sum.abs() >= value.abs() { (*sum, value) } else { (value, *sum) };
+        let compensated = *c + ((large - total) + small);
+        *c = if total.is_infinite() { 0.0 } else { compensated };
+        *sum = total;
     }
 }
 

@@ -14,7 +14,9 @@ use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{
     HistogramNeed, LabelQuery, Projection, QueryContext, ReadError, Select, Snapshot,
 };
-use chronolith_model::{Labels, Matcher};
+use chronolith_model::{Labels, Matcher, Symbol};
+use chronolith_query::ResultLabels;
+use std::sync::Arc;
 
 /// A request's range, matchers and limit.
 struct Lookup {
@@ -107,9 +109,13 @@ pub async fn series(ready: Ready, params: Params) -> Result<Response, ApiError> 
         let cx = LookupContext::new(deadline, &ready.state.engine);
         let found = find_series(&*snapshot, &lookup, &cx)?;
         let (found, warnings) = cut(found, lookup.limit, snapshot.warnings());
-        Ok(respond(ListAnswer::new(found, &warnings, json::labels, cx.into_memory()), None))
+        Ok(respond(ListAnswer::new(found, &warnings, write_series, cx.into_memory()), None))
     })
     .await
+}
+
+fn write_series(out: &mut Vec<u8>, labels: &ResultLabels) {
+    json::pairs(out, labels.iter());
 }
 
 /// Label sets that match any of the sets, sorted, each once; one more than the limit where there are
@@ -118,8 +124,8 @@ fn find_series(
     snapshot: &dyn Snapshot,
     lookup: &Lookup,
     cx: &LookupContext<'_>,
-) -> Result<Vec<Labels>, ApiError> {
-    let mut found = Vec::new();
+) -> Result<Vec<ResultLabels>, ApiError> {
+    let mut sets: Vec<Arc<[(Symbol, Symbol)]>> = Vec::new();
     for matchers in &lookup.sets {
         let select = Select {
             matchers,
@@ -136,21 +142,27 @@ fn find_series(
             if index % 4096 == 0 {
                 cx.check().map_err(ReadError::from)?;
             }
-            if lookup.sets.len() == 1 && lookup.limit > 0 && found.len() > lookup.limit {
+            if lookup.sets.len() == 1 && lookup.limit > 0 && sets.len() > lookup.limit {
                 break;
             }
-            found.push(resolve(selected.labels(index), cx)?);
+            let pairs = selected.labels(index);
+            cx.charge(size_of_val(pairs) + size_of::<ResultLabels>()).map_err(ReadError::from)?;
+            sets.push(pairs.into());
         }
     }
-    found.sort();
+    // The look-up's table of strings goes, its strings stay with the result.
+    cx.charge(cx.symbols().size_bytes()).map_err(ReadError::from)?;
+    let texts: Arc<[Arc<str>]> = cx.symbols().strings().into();
+    let mut found: Vec<ResultLabels> =
+        sets.into_iter().map(|pairs| ResultLabels::new(Arc::clone(&texts), pairs)).collect();
+    if !found.is_sorted() {
+        found.sort();
+    }
     found.dedup();
     Ok(found)
 }
 
-pub(super) fn resolve(
-    pairs: &[(chronolith_model::Symbol, chronolith_model::Symbol)],
-    cx: &LookupContext<'_>,
-) -> Result<Labels, ApiError> {
+pub(super) fn resolve(pairs: &[(Symbol, Symbol)], cx: &LookupContext<'_>) -> Result<Labels, ApiError> {
     // Strings of the table are shared; a label set costs its copies.
     let size_bytes = cx.symbols().with_strings(|strings| {
         pairs

@@ -2,7 +2,7 @@
 //! stream, and answer the same queries warm and cold.
 //!
 //! For each query and server: CPU time of the server's process and time to the last byte. Warm is the median
-//! of repeated requests, on VictoriaMetrics without its response cache; cold is the first request after a
+//! of repeated requests, without results that are kept; cold is the first request after a
 //! start with the data files out of the page cache. What was loaded is kept in the folder, so the next run
 //! with the same options starts at once.
 //!
@@ -61,6 +61,9 @@ struct Args {
     /// Write the figures to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Figures of an earlier run (its `--json`) for servers that are not measured now.
+    #[arg(long)]
+    with: Option<PathBuf>,
     /// The recording (`loadgen record`).
     file: PathBuf,
 }
@@ -121,6 +124,10 @@ fn main() -> Result<(), String> {
                 report.add(query, server.kind(), true, measured);
             }
         }
+    }
+    if let Some(file) = &args.with {
+        let json = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        report.merge(serde_json::from_slice(&json).map_err(|e| format!("{}: {e}", file.display()))?);
     }
     print!("{}", report.markdown());
     if let Some(file) = &args.json {

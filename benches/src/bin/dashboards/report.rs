@@ -3,11 +3,11 @@
 use crate::measure::count;
 use crate::queries::Query;
 use crate::servers::Kind;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
 /// What one query took on one server.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     pub cpu_ms: f64,
     /// Until the last byte was read.
@@ -25,7 +25,7 @@ impl Measured {
 }
 
 /// One line of the tables.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Line {
     query: String,
     text: String,
@@ -36,7 +36,7 @@ struct Line {
 }
 
 /// All figures of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     hosts: u32,
     scrapes: u32,
@@ -56,6 +56,14 @@ impl Report {
     pub fn add(&mut self, query: &Query, server: Kind, cold: bool, measured: Measured) {
         let line = Line { query: query.name.to_owned(), text: query.describe(), server, cold, measured };
         self.lines.push(line);
+    }
+
+    /// Adds what an earlier run found of servers that this one did not measure.
+    pub fn merge(&mut self, earlier: Self) {
+        let new = earlier.lines.into_iter().filter(|line| !self.servers.contains(&line.server));
+        self.lines.extend(new);
+        let new = earlier.servers.into_iter().filter(|server| !self.servers.contains(server));
+        self.servers.extend(new.collect::<Vec<_>>());
     }
 
     fn find(&self, query: &str, server: Kind, cold: bool) -> Option<&Measured> {
@@ -204,5 +212,10 @@ mod tests {
         assert!(text.contains("worst ratio of times 0.25 (c); slower than it: c."), "{text}");
         assert!(text.contains("differ in size: c: chronolith 5 series"), "{text}");
         assert!(!text.contains("Cold"), "{text}");
+
+        let mut ours = Report::new(1, 2, &[Kind::Chronolith]);
+        ours.add(&query("a"), Kind::Chronolith, false, measured(2.0, 2.0, 3));
+        ours.merge(serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap());
+        assert!(ours.markdown().contains("| a | 3 | 2.00 / 2.00 | 4.00 / 4.00 | 2.0 / 2.0 |"));
     }
 }
