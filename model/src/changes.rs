@@ -127,13 +127,14 @@ mod tests {
     #[test]
     fn no_change_is_missed_while_versions_begin() {
         let changes = Changes::default();
+        // Before the writer begins, which may be done before this thread runs again.
+        let mut version = changes.version();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 for time in (0..20_000).rev() {
                     changes.note(time);
                 }
             });
-            let mut version = changes.version();
             let mut lowest = i64::MAX;
             while !writer.is_finished() {
                 let next = changes.version();

@@ -8,6 +8,7 @@ use crate::matcher::Matcher;
 use crate::symbols::{Symbol, SymbolTable};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a running query has to end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -302,6 +303,31 @@ pub trait QueryContext: Send + Sync {
 
     /// The string interner of this query.
     fn symbols(&self) -> &SymbolTable;
+
+    /// Where the store counts what it reads, if somebody wants to know.
+    fn read_stats(&self) -> Option<&ReadStats> {
+        None
+    }
+}
+
+/// What a store read for one selector. It is added to by group of chunks, never by sample.
+#[derive(Debug, Default)]
+pub struct ReadStats {
+    /// Bytes of sealed samples and timestamp columns that were fetched; what open tables hold has no such bytes.
+    pub size_bytes: AtomicU64,
+    /// Tiles (groups of chunks) that were fetched.
+    pub n_tiles: AtomicU64,
+    /// Groups of tiles and timestamp columns that were there from before.
+    pub cache_hits: AtomicU64,
+    /// Groups of tiles and timestamp columns that had to be fetched.
+    pub cache_misses: AtomicU64,
+}
+
+impl ReadStats {
+    /// Adds to one of the counters.
+    pub fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
 }
 
 /// A context without limits: tests, tools, and label look-ups of the server itself.

@@ -9,6 +9,7 @@ use crate::parser::Function;
 use crate::plan::{DataTime, Plan, PlanKind, Selector};
 use chronolith_model::Matcher;
 use chronolith_model::queryable::{Estimate, HistogramNeed, Projection, QueryContext, Select, Snapshot};
+use std::collections::HashMap;
 
 /// Most that all selectors of a query may read together; 0 sets no limit.
 ///
@@ -63,6 +64,20 @@ pub(crate) fn check(
         Some(text) => Err(QueryError::OverBudget(text)),
         None => Ok(()),
     }
+}
+
+/// What each selector would read, by address of its matchers.
+pub(crate) fn by_selector(
+    snapshot: &dyn Snapshot,
+    cx: &dyn QueryContext,
+    plan: &Plan,
+    grid: Grid,
+    lookback_ms: i64,
+) -> Result<HashMap<usize, Estimate>, QueryError> {
+    let mut reads = Vec::new();
+    collect(plan, grid, lookback_ms, &mut reads);
+    let estimate = |read: Read<'_>| Ok((read.matchers.as_ptr().addr(), sum(snapshot, cx, &[read])?));
+    reads.into_iter().map(estimate).collect()
 }
 
 /// What one selector reads: milliseconds, both ends included.

@@ -9,6 +9,7 @@ use crate::eval::labels::LabelSets;
 use crate::eval::merge::{Collision, merged};
 use crate::eval::output::Held;
 use crate::eval::{Cx, Names, Node, Operator, output};
+use crate::explain::{Analysis, Clock, Explanation};
 use crate::limits::{
     Budget, Charge, Control, MAX_DEPTH, MAX_TIME_MS, MemoryAccount, SharedMemory, StoreContext, Usage,
 };
@@ -202,6 +203,37 @@ impl Engine {
         self.evaluate(store, &expr, request, control)
     }
 
+    /// What a query would do, and with a clock also what it does: it is evaluated then, under the limits of any query,
+    /// and its value thrown away.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`].
+    pub fn explain(
+        &self,
+        store: &dyn Queryable,
+        request: &QueryRequest<'_>,
+        control: &dyn Control,
+        clock: Option<Arc<dyn Clock>>,
+    ) -> Result<Explanation, QueryError> {
+        control.check()?;
+        let expr = self.parse(request.text)?;
+        on_stack_for(&expr, || {
+            let budget = self.budget(control);
+            let prepared = self.prepare(&budget, store, &expr, request, control, clock.clone())?;
+            let Prepared { plan, cx, grid, .. } = &prepared;
+            let estimates = cost::by_selector(&*cx.snapshot, &cx.store, plan, *grid, cx.lookback_ms)?;
+            let Some(clock) = clock else {
+                return Ok(Explanation::new(request.text, plan, &estimates, None));
+            };
+            let started = clock.now();
+            let output = self.run(&prepared, request.text)?;
+            let total = clock.now().saturating_sub(started);
+            let mut explanation = Explanation::new(request.text, plan, &estimates, cx.analysis.as_deref());
+            explanation.set_outcome(output, total, budget.peak_bytes());
+            Ok(explanation)
+        })
+    }
+
     /// Parses a query with the parts of the language that are switched on.
     ///
     /// # Errors
@@ -272,37 +304,22 @@ impl Engine {
         request: &QueryRequest<'_>,
         control: &dyn Control,
     ) -> Result<QueryOutput, QueryError> {
-        let mut n_nodes = 0;
-        expr.walk(|_| {
-            n_nodes += 1;
-            true
-        });
-        if n_nodes <= NODES_ON_CALLER {
-            return self.evaluate_here(budget, store, expr, request, control);
-        }
-        // Operators call each other as deep as the query is nested or its chains are long.
-        let stack_bytes = n_nodes.min(MAX_DEPTH) * STACK_BYTES_PER_NODE;
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new()
-                .name("query-deep".to_owned())
-                .stack_size(stack_bytes)
-                .spawn_scoped(scope, || self.evaluate_here(budget, store, expr, request, control))
-                .map_err(|error| QueryError::execution(format!("failed to start a thread: {error}")))?;
-            match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+        on_stack_for(expr, || {
+            let prepared = self.prepare(budget, store, expr, request, control, None)?;
+            self.run(&prepared, request.text)
         })
     }
 
-    fn evaluate_here(
-        &self,
+    /// Plans a query and pins what it reads. With a clock, what its parts take will be counted.
+    fn prepare<'q>(
+        &'q self,
         budget: &Arc<Budget>,
         store: &dyn Queryable,
         expr: &Expr,
         request: &QueryRequest<'_>,
-        control: &dyn Control,
-    ) -> Result<QueryOutput, QueryError> {
+        control: &'q dyn Control,
+        clock: Option<Arc<dyn Clock>>,
+    ) -> Result<Prepared<'q>, QueryError> {
         let value_type = expr.value_type();
         if request.range && !matches!(value_type, ValueType::Scalar | ValueType::Vector) {
             let found = value_type.documented();
@@ -320,7 +337,8 @@ impl Engine {
             true => Grid::new(request.start, request.end, request.interval_ms),
             false => Grid::instant(request.start),
         };
-        let plan = plan::plan(expr, &self.times(request))?;
+        let plan = Box::new(plan::plan(expr, &self.times(request))?);
+        let analysis = clock.map(|clock| Arc::new(Analysis::new(&plan, clock)));
 
         let store_context = StoreContext { control, budget: Arc::clone(budget), symbols: SymbolTable::new() };
         let cx = Cx {
@@ -334,24 +352,30 @@ impl Engine {
             lookback_ms: self.lookback_ms(request),
             batch_rows: self.options.batch_rows,
             max_samples: self.options.max_samples,
+            analysis,
         };
+        Ok(Prepared { plan, cx, grid, range: request.range, budget: Arc::clone(budget) })
+    }
+
+    fn run(&self, prepared: &Prepared<'_>, text: &str) -> Result<QueryOutput, QueryError> {
+        let Prepared { plan, cx, grid, range, budget } = prepared;
         let per_step = self.options.features.per_step_stats;
-        cost::check(&self.options.cost, &*cx.snapshot, &cx.store, &plan, grid, cx.lookback_ms)?;
+        cost::check(&self.options.cost, &*cx.snapshot, &cx.store, plan, *grid, cx.lookback_ms)?;
         let mut run = Run {
             builder: Builder {
-                cx: &cx,
+                cx,
                 notes: Annotations::default(),
                 store_warnings: cx.snapshot.warnings(),
                 charge: budget.take(0, 0)?,
             },
-            grid,
-            range: request.range,
+            grid: *grid,
+            range: *range,
             scope: Scope::new(grid.n_steps, per_step),
         };
-        let (value, held) = run.value(&plan)?;
-        let (mut warnings, infos) = run.builder.notes.render(request.text, MAX_ANNOTATIONS, MAX_ANNOTATIONS);
+        let (value, held) = run.value(plan)?;
+        let (mut warnings, infos) = run.builder.notes.render(text, MAX_ANNOTATIONS, MAX_ANNOTATIONS);
         warnings.append(&mut run.builder.store_warnings);
-        let stats = run.scope.stats(&grid, budget.peak_samples() as u64, per_step);
+        let stats = run.scope.stats(grid, budget.peak_samples() as u64, per_step);
         Ok(QueryOutput { value, warnings, infos, stats, held })
     }
 }
@@ -360,6 +384,44 @@ impl Engine {
 const NODES_ON_CALLER: usize = 128;
 /// Measured without optimisation: under 10 KiB a level, of planning, evaluating or dropping.
 const STACK_BYTES_PER_NODE: usize = 32 << 10;
+
+/// Runs what walks an expression, on a thread with a larger stack if the expression is large.
+fn on_stack_for<T: Send>(
+    expr: &Expr,
+    work: impl FnOnce() -> Result<T, QueryError> + Send,
+) -> Result<T, QueryError> {
+    let mut n_nodes = 0;
+    expr.walk(|_| {
+        n_nodes += 1;
+        true
+    });
+    if n_nodes <= NODES_ON_CALLER {
+        return work();
+    }
+    // Operators call each other as deep as the query is nested or its chains are long.
+    let stack_bytes = n_nodes.min(MAX_DEPTH) * STACK_BYTES_PER_NODE;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("query-deep".to_owned())
+            .stack_size(stack_bytes)
+            .spawn_scoped(scope, work)
+            .map_err(|error| QueryError::execution(format!("failed to start a thread: {error}")))?;
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// A query that is planned and may be evaluated.
+struct Prepared<'q> {
+    // Boxed: counters go by the addresses of its parts.
+    plan: Box<Plan>,
+    cx: Cx<'q>,
+    grid: Grid,
+    range: bool,
+    budget: Arc<Budget>,
+}
 
 /// How many warnings, and how many infos, the API shows.
 const MAX_ANNOTATIONS: usize = 10;

@@ -30,6 +30,7 @@ pub(crate) mod window;
 use crate::annotations::Annotations;
 use crate::engine::Features;
 use crate::error::QueryError;
+use crate::explain::Analysis;
 use crate::limits::{
     CELLS_PER_BATCH, Charge, LONG_TEXT_BYTES, MAX_LABEL_VALUE_BYTES, ROWS_PER_BATCH, StoreContext,
 };
@@ -53,6 +54,8 @@ pub(crate) struct Cx<'q> {
     /// Samples that may be held at once.
     pub(crate) max_samples: usize,
     pub(crate) names: Names,
+    /// Counters by part of the plan, if somebody wants to know.
+    pub(crate) analysis: Option<Arc<Analysis>>,
     /// What the label sets and their strings were charged with so far.
     pub(crate) labels_charge: Mutex<(usize, Charge)>,
 }

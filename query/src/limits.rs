@@ -129,6 +129,11 @@ impl Budget {
         Ok(charge)
     }
 
+    /// Most memory charged at once so far.
+    pub(crate) fn peak_bytes(&self) -> usize {
+        self.peak_bytes.load(Ordering::Relaxed)
+    }
+
     /// Most samples held at once so far.
     pub(crate) fn peak_samples(&self) -> usize {
         self.peak_samples.load(Ordering::Relaxed)

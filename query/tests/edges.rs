@@ -88,3 +88,49 @@ fn result(engine: &Engine, store: &MemoryStore, text: &str, times: Times) -> Str
         Err(error) => format!("error: {error}"),
     }
 }
+
+/// Time that goes on whenever somebody looks.
+#[derive(Default)]
+struct Ticks(std::sync::atomic::AtomicU64);
+
+impl chronolith_query::Clock for Ticks {
+    fn now(&self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn an_analysis_evaluates_as_the_query_does() {
+    for (name, script) in scripts() {
+        let engine = engine(&script, 2, None);
+        let mut store = MemoryStore::new();
+        for command in &script.commands {
+            match &command.kind {
+                CommandKind::Clear => store.clear(),
+                CommandKind::Load(load) => store_load(load, &mut store).expect("the script loads"),
+                CommandKind::Eval(eval) => {
+                    let (start, end, interval_ms, range) = match eval.times {
+                        Times::Instant(at) => (at, at, 0, false),
+                        Times::Range(start, end, step) => (start, end, step, true),
+                    };
+                    let text = eval.query.as_str();
+                    let request =
+                        QueryRequest { text, start, end, interval_ms, range, lookback_delta_ms: None };
+                    let clock = std::sync::Arc::new(Ticks::default());
+                    let place = format!("{name} line {}: {text}", command.line);
+                    let explained = engine.explain(store.queryable(), &request, &NoControl, Some(clock));
+                    match (engine.execute(store.queryable(), &request, &NoControl), explained) {
+                        (Ok(output), Ok(explanation)) => {
+                            let outcome = explanation.outcome.expect("it was evaluated");
+                            assert_eq!(outcome.warnings, output.warnings, "{place}");
+                            assert_eq!(outcome.infos, output.infos, "{place}");
+                            assert_eq!(outcome.stats.samples_read, output.stats.samples_read, "{place}");
+                        }
+                        (Err(expected), Err(found)) => assert_eq!(expected, found, "{place}"),
+                        (expected, found) => panic!("{place}: {expected:?} against {found:?}"),
+                    }
+                }
+            }
+        }
+    }
+}

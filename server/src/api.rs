@@ -6,6 +6,7 @@ mod admin;
 pub mod answer;
 mod ast;
 pub mod error;
+mod explain;
 mod federate;
 pub mod json;
 mod labels;
@@ -86,6 +87,7 @@ pub fn router(state: Arc<ServerState>) -> Router {
         .route("/query_range", get(query::range).post(query::range))
         .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
         .route("/format_query", get(query::format).post(query::format))
+        .route("/explain", get(explain::explain).post(explain::explain))
         .route("/parse_query", get(query::parse_query).post(query::parse_query))
         .route("/labels", get(labels::names).post(labels::names))
         .route("/label/{name}/values", get(labels::values))

@@ -143,6 +143,7 @@ fn command() -> Command {
         .about("A Prometheus-compatible monitoring server that keeps metrics for years.")
         .after_help(format!(
             "Durations are written 1h30m, sizes 512MB.\n\n\
+             chronolith explain --help: how a server evaluates a query.\n\n\
              Accepted from Prometheus without effect here:\n  {}",
             inert.join(", ")
         ))

@@ -6,6 +6,7 @@ pub mod build;
 pub mod cli;
 pub mod config;
 pub mod discovery;
+pub mod explain;
 pub mod foreign;
 mod http_client;
 pub mod listen;

@@ -7,7 +7,7 @@ use chronolith::state::{State, n_threads};
 use chronolith::store::{self, OpenDb, Store};
 use chronolith::targets::Scraping as _;
 use chronolith::telemetry::{self, Registry};
-use chronolith::{api, build, foreign, listen, reload, shutdown};
+use chronolith::{api, build, explain, foreign, listen, reload, shutdown};
 use chronolith_storage::Options;
 use chronolith_storage::db::Db;
 use chronolith_storage::error::error_chain;
@@ -28,6 +28,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static ALLOCATOR_OPTIONS: &[u8; 37] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("explain") {
+        return explain::run(std::env::args().skip(1));
+    }
     let settings = match cli::parse(std::env::args()) {
         Ok(settings) => settings,
         Err(CliError::Info(info)) => {

@@ -132,6 +132,12 @@ pub(crate) struct RowMut<'b> {
 }
 
 impl Batch {
+    /// Floats and histograms that are there.
+    pub(crate) fn n_samples(&self) -> usize {
+        let floats: usize = self.present.iter().map(|word| word.count_ones() as usize).sum();
+        floats + self.histograms.iter().map(|(_, column)| column.steps.len()).sum::<usize>()
+    }
+
     /// A batch of empty rows, charged to the query.
     pub(crate) fn new(cx: &Cx<'_>, grid: &Grid, first: usize, rows: usize) -> Result<Self, QueryError> {
         let mut batch = Self::default();

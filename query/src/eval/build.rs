@@ -73,6 +73,13 @@ type Built = Result<Box<dyn Operator>, QueryError>;
 impl Builder<'_, '_> {
     /// The operators of a plan.
     pub(crate) fn build(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
+        match &self.cx.analysis {
+            Some(analysis) => analysis.build(plan, || self.build_node(plan, place)),
+            None => self.build_node(plan, place),
+        }
+    }
+
+    fn build_node(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
         self.cx.check()?;
         let grid = place.grid;
         if grid.n_steps > self.cx.max_samples {
@@ -161,7 +168,13 @@ impl Builder<'_, '_> {
     }
 
     fn select(&mut self, select: &Select<'_>) -> Result<Arc<dyn SelectedSeries>, QueryError> {
-        let selected = self.cx.snapshot.select(select, &self.cx.store)?;
+        let cx = self.cx;
+        let selected = match &cx.analysis {
+            Some(analysis) => analysis.select(select.matchers.as_ptr().addr(), &cx.store, |counted| {
+                cx.snapshot.select(select, counted)
+            })?,
+            None => cx.snapshot.select(select, &cx.store)?,
+        };
         for warning in selected.warnings() {
             if !self.store_warnings.contains(&warning) {
                 self.store_warnings.push(warning);
@@ -278,8 +291,13 @@ impl Builder<'_, '_> {
         }
         chain.pop();
         let mut left = self.build(first, place)?;
-        for plan in chain.into_iter().rev() {
-            left = self.combine(plan, left, place)?;
+        for link in chain.into_iter().rev() {
+            left = match &self.cx.analysis {
+                Some(analysis) if !std::ptr::eq(link, plan) => {
+                    analysis.build(link, || self.combine(link, left, place))?
+                }
+                _ => self.combine(link, left, place)?,
+            };
         }
         Ok(left)
     }
@@ -689,14 +707,6 @@ impl Builder<'_, '_> {
             Extension::Anchored => (call.lookback_ms, 0),
             Extension::Smoothed => (call.lookback_ms, call.lookback_ms),
         };
-        let counts_only = matches!(
-            function,
-            Function::CountOverTime
-                | Function::PresentOverTime
-                | Function::AbsentOverTime
-                | Function::TsOfFirstOverTime
-                | Function::TsOfLastOverTime
-        );
         let start_timestamps = cx.features.start_timestamps
             && matches!(function, Function::Rate | Function::Irate | Function::Increase | Function::Resets);
         let select = Select {
@@ -704,7 +714,7 @@ impl Builder<'_, '_> {
             mint: (call.time.at(grid.start) - call.range_ms - before).saturating_add(1),
             maxt: call.time.at(grid.end()).saturating_add(after),
             lookups: None,
-            values: !counts_only,
+            values: !counts_only(function),
             histograms: if selector.histogram_stats { HistogramNeed::Stats } else { HistogramNeed::Full },
             start_timestamps,
             labels: Projection::All,
@@ -759,6 +769,18 @@ pub(crate) fn subquery_grid(outer: &Grid, time: DataTime, range_ms: i64, step_ms
         start += step_ms;
     }
     Grid::new(start, time.at(outer.end()), step_ms)
+}
+
+/// Window functions that do not look at values.
+pub(crate) const fn counts_only(function: Function) -> bool {
+    matches!(
+        function,
+        Function::CountOverTime
+            | Function::PresentOverTime
+            | Function::AbsentOverTime
+            | Function::TsOfFirstOverTime
+            | Function::TsOfLastOverTime
+    )
 }
 
 /// A scalar out of two.

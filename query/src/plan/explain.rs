@@ -2,63 +2,78 @@
 
 use super::{DataTime, Plan, PlanKind, Selector};
 use crate::functions::Extension;
+use chronolith_model::duration::format_duration;
 use std::fmt;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut pending = vec![(self, 0)];
         while let Some((plan, depth)) = pending.pop() {
-            write!(f, "{:1$}", "", depth * 2)?;
-            let children: Vec<&Self> = match &plan.kind {
-                PlanKind::Number(value) => {
-                    writeln!(f, "number {value}")?;
-                    vec![]
-                }
-                PlanKind::Text(text) => {
-                    writeln!(f, "string {:?}", String::from_utf8_lossy(text))?;
-                    vec![]
-                }
-                PlanKind::Select(selector) => {
-                    writeln!(f, "select {selector}")?;
-                    vec![]
-                }
-                PlanKind::Range { selector, range_ms } => {
-                    writeln!(f, "range {range_ms}ms {selector}")?;
-                    vec![]
-                }
-                PlanKind::Subquery { inner, range_ms, step_ms, time } => {
-                    writeln!(f, "subquery {range_ms}ms every {step_ms}ms{time}")?;
-                    vec![inner]
-                }
-                PlanKind::Call { function, args } => {
-                    writeln!(f, "{}()", function.name())?;
-                    args.iter().collect()
-                }
-                PlanKind::Aggregate { op, inner, param, grouping, without } => {
-                    let by = if *without { "without" } else { "by" };
-                    writeln!(f, "{} {by} {grouping:?}", op.as_str())?;
-                    param.iter().map(|param| &**param).chain([&**inner]).collect()
-                }
-                PlanKind::Binary { op, lhs, rhs, return_bool, .. } => {
-                    writeln!(f, "{}{}", op.as_str(), if *return_bool { " bool" } else { "" })?;
-                    vec![lhs, rhs]
-                }
-                PlanKind::Negate(inner) => {
-                    writeln!(f, "negate")?;
-                    vec![inner]
-                }
-                PlanKind::Plus(inner) => {
-                    writeln!(f, "plus")?;
-                    vec![inner]
-                }
-                PlanKind::Invariant(inner) => {
-                    writeln!(f, "once")?;
-                    vec![inner]
-                }
-            };
-            pending.extend(children.into_iter().rev().map(|child| (child, depth + 1)));
+            writeln!(f, "{:2$}{}", "", plan.head(), depth * 2)?;
+            pending.extend(plan.children().into_iter().rev().map(|child| (child, depth + 1)));
         }
         Ok(())
+    }
+}
+
+impl Plan {
+    /// The node itself, in a line.
+    pub(crate) fn head(&self) -> String {
+        match &self.kind {
+            PlanKind::Number(value) => format!("number {value}"),
+            PlanKind::Text(text) => format!("string {:?}", String::from_utf8_lossy(text)),
+            PlanKind::Select(selector) => format!("select {selector}"),
+            PlanKind::Range { selector, range_ms } => {
+                format!("range {} {selector}", format_duration(*range_ms))
+            }
+            PlanKind::Subquery { range_ms, step_ms, time, .. } => {
+                format!("subquery {} every {}{time}", format_duration(*range_ms), format_duration(*step_ms))
+            }
+            PlanKind::Call { function, .. } => format!("{}()", function.name()),
+            PlanKind::Aggregate { op, grouping, without, .. } => {
+                let how = if *without { "without" } else { "by" };
+                format!("{} {how} ({})", op.as_str(), grouping.join(", "))
+            }
+            PlanKind::Binary { op, return_bool, .. } => {
+                format!("{}{}", op.as_str(), if *return_bool { " bool" } else { "" })
+            }
+            PlanKind::Negate(_) => "negate".to_owned(),
+            PlanKind::Plus(_) => "plus".to_owned(),
+            PlanKind::Invariant(_) => "once".to_owned(),
+        }
+    }
+
+    /// The nodes below, in the order of evaluation.
+    pub(crate) fn children(&self) -> Vec<&Self> {
+        match &self.kind {
+            PlanKind::Number(_) | PlanKind::Text(_) | PlanKind::Select(_) | PlanKind::Range { .. } => vec![],
+            PlanKind::Call { args, .. } => args.iter().collect(),
+            PlanKind::Aggregate { inner, param, .. } => {
+                param.iter().map(|param| &**param).chain([&**inner]).collect()
+            }
+            PlanKind::Binary { lhs, rhs, .. } => vec![lhs, rhs],
+            PlanKind::Subquery { inner, .. }
+            | PlanKind::Negate(inner)
+            | PlanKind::Plus(inner)
+            | PlanKind::Invariant(inner) => vec![inner],
+        }
+    }
+
+    /// Calls `visit` with this node and all below it, parents first. Uses no recursion.
+    pub(crate) fn walk<'p>(&'p self, visit: &mut dyn FnMut(&'p Self)) {
+        let mut pending = vec![self];
+        while let Some(plan) = pending.pop() {
+            visit(plan);
+            pending.extend(plan.children().into_iter().rev());
+        }
+    }
+
+    /// The selector, if this node itself is one.
+    pub(crate) fn own_selector(&self) -> Option<&Selector> {
+        match &self.kind {
+            PlanKind::Select(selector) | PlanKind::Range { selector, .. } => Some(selector),
+            _ => None,
+        }
     }
 }
 
@@ -85,8 +100,8 @@ impl fmt::Display for DataTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step { offset_ms: 0 } => Ok(()),
-            Self::Step { offset_ms } => write!(f, " offset {offset_ms}ms"),
-            Self::Fixed(at) => write!(f, " at {at}ms"),
+            Self::Step { offset_ms } => write!(f, " offset {}", format_duration(*offset_ms)),
+            Self::Fixed(at) => write!(f, " at {}", *at as f64 / 1000.0),
         }
     }
 }

@@ -25,10 +25,9 @@ const MAX_POINTS: i64 = 11_000;
 /// `GET, POST /api/v1/query`
 pub async fn instant(ready: Ready, origin: Origin, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
-    let time = params.time("time", now_ms())?;
+    let asked = asked_instant(&params, origin)?;
     let deadline = deadline(&ready.state, &params)?;
     let lookback_delta_ms = lookback_delta(&params)?;
-    let asked = Asked { text: params.get("query").to_owned(), start: time, end: time, step_ms: 0, origin };
     let stats = params.get("stats").to_owned();
     let wanted = Wanted { range: false, lookback_delta_ms, limit, stats, may_be_kept: false };
     run(ready, asked, wanted, deadline).await
@@ -37,6 +36,24 @@ pub async fn instant(ready: Ready, origin: Origin, params: Params) -> Result<Res
 /// `GET, POST /api/v1/query_range`
 pub async fn range(ready: Ready, origin: Origin, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
+    let asked = asked_range(&params, origin)?;
+    let deadline = deadline(&ready.state, &params)?;
+    let lookback_delta_ms = lookback_delta(&params)?;
+    let stats = params.get("stats").to_owned();
+    // Statistics are those of an evaluation of all steps.
+    let may_be_kept = stats.is_empty() && matches!(params.get("nocache"), "" | "0" | "false");
+    let wanted = Wanted { range: true, lookback_delta_ms, limit, stats, may_be_kept };
+    run(ready, asked, wanted, deadline).await
+}
+
+/// What an instant query asks for.
+pub(super) fn asked_instant(params: &Params, origin: Origin) -> Result<Asked, ApiError> {
+    let time = params.time("time", now_ms())?;
+    Ok(Asked { text: params.get("query").to_owned(), start: time, end: time, step_ms: 0, origin })
+}
+
+/// What a range query asks for.
+pub(super) fn asked_range(params: &Params, origin: Origin) -> Result<Asked, ApiError> {
     let start = params.required_time("start")?;
     let end = params.required_time("end")?;
     if end < start {
@@ -57,16 +74,9 @@ pub async fn range(ready: Ready, origin: Origin, params: Params) -> Result<Respo
                 .to_owned(),
         ));
     }
-    let deadline = deadline(&ready.state, &params)?;
     // Steps are whole milliseconds, as times are.
     let step_ms = (step_ns / 1_000_000).max(1);
-    let asked = Asked { text: params.get("query").to_owned(), start, end, step_ms, origin };
-    let lookback_delta_ms = lookback_delta(&params)?;
-    let stats = params.get("stats").to_owned();
-    // Statistics are those of an evaluation of all steps.
-    let may_be_kept = stats.is_empty() && matches!(params.get("nocache"), "" | "0" | "false");
-    let wanted = Wanted { range: true, lookback_delta_ms, limit, stats, may_be_kept };
-    run(ready, asked, wanted, deadline).await
+    Ok(Asked { text: params.get("query").to_owned(), start, end, step_ms, origin })
 }
 
 /// How the answer is to be.
@@ -224,7 +234,7 @@ fn write_steps(out: &mut Vec<u8>, stats: &PerStepStats, counts: &[u64]) {
 }
 
 /// Handles of the engine's metrics, under the names of Prometheus.
-struct QueryMetrics {
+pub(super) struct QueryMetrics {
     running: crate::telemetry::metrics::Gauge,
     samples: crate::telemetry::metrics::Counter,
     queue_time: crate::telemetry::metrics::Histogram,
@@ -232,7 +242,7 @@ struct QueryMetrics {
 }
 
 impl QueryMetrics {
-    fn new(state: &ServerState) -> Self {
+    pub(super) fn new(state: &ServerState) -> Self {
         const SECONDS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 120.0];
         let registry = &state.registry;
         let duration = |slice| {
@@ -263,7 +273,7 @@ impl QueryMetrics {
         }
     }
 
-    fn start(&self) -> impl Drop + use<> {
+    pub(super) fn start(&self) -> impl Drop + use<> {
         self.running.add(1.0);
         Running(self.running.clone())
     }
@@ -278,7 +288,7 @@ impl Drop for Running {
 }
 
 /// The time a request may take: its `timeout`, but not more than the server's.
-fn deadline(state: &ServerState, params: &Params) -> Result<Arc<Deadline>, ApiError> {
+pub(super) fn deadline(state: &ServerState, params: &Params) -> Result<Arc<Deadline>, ApiError> {
     let longest = state.settings.query_timeout;
     let timeout = match params.duration_ns("timeout")? {
         Some(ns) => Duration::from_nanos(u64::try_from(ns).unwrap_or(0)).min(longest),
@@ -287,7 +297,7 @@ fn deadline(state: &ServerState, params: &Params) -> Result<Arc<Deadline>, ApiEr
     Ok(Deadline::after(timeout))
 }
 
-fn lookback_delta(params: &Params) -> Result<Option<i64>, ApiError> {
+pub(super) fn lookback_delta(params: &Params) -> Result<Option<i64>, ApiError> {
     match params.get("lookback_delta") {
         "" => Ok(None),
         text => match super::params::parse_duration_ns(text) {

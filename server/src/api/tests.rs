@@ -1,5 +1,6 @@
 //! The router in process, over a store in a temporary folder; answers compared whole.
 
+mod explain;
 mod limits;
 
 use super::*;

@@ -13,7 +13,7 @@ use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key};
 use crate::lookups;
 use crate::part::{ColumnSlice, PartRead, Run, RunBuffer, RunValues};
 use chronolith_model::histogram::Histogram;
-use chronolith_model::queryable::{HistogramNeed, Lookups, QueryContext};
+use chronolith_model::queryable::{HistogramNeed, Lookups, QueryContext, ReadStats};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range, RangeInclusive};
@@ -175,7 +175,7 @@ impl TileReader {
             if read.lookups.as_ref().is_some_and(is_skipped) {
                 continue;
             }
-            groups.push((slice, self.group(slice, wanted.ranks)?));
+            groups.push((slice, self.group(slice, wanted.ranks, cx)?));
         }
         let size_bytes = groups.iter().map(|(_, group)| group.size_bytes()).sum();
         cx.charge(size_bytes)?;
@@ -185,15 +185,36 @@ impl TileReader {
     }
 
     /// The tiles of a slice that may hold chunks of these ranks, which are of one group.
-    fn group(&self, slice: u16, ranks: &[u32]) -> Result<Arc<TileGroup>, StorageError> {
+    fn group(
+        &self,
+        slice: u16,
+        ranks: &[u32],
+        cx: &dyn QueryContext,
+    ) -> Result<Arc<TileGroup>, StorageError> {
         let wanted = ranks[0]..=ranks[ranks.len() - 1];
-        let Some(caches) = &self.caches else { return self.fetch(slice, wanted).map(Arc::new) };
+        let count_fetched = |group: &TileGroup| {
+            if let Some(stats) = cx.read_stats() {
+                ReadStats::add(&stats.size_bytes, group.tiles.iter().map(Tile::size_bytes).sum());
+                ReadStats::add(&stats.n_tiles, group.tiles.len());
+                ReadStats::add(&stats.cache_misses, 1);
+            }
+        };
+        let Some(caches) = &self.caches else {
+            let group = self.fetch(slice, wanted)?;
+            count_fetched(&group);
+            return Ok(Arc::new(group));
+        };
         let number = ranks[0] / RANKS_PER_TILE;
         let key = GroupKey { block: self.header.block_id(), slice, number };
         let known = caches.tiles.get(&key);
         let whole = number * RANKS_PER_TILE..=number * RANKS_PER_TILE + (RANKS_PER_TILE - 1);
         let more = match known {
-            Some(group) if group.covers(&wanted) => return Ok(group),
+            Some(group) if group.covers(&wanted) => {
+                if let Some(stats) = cx.read_stats() {
+                    ReadStats::add(&stats.cache_hits, 1);
+                }
+                return Ok(group);
+            }
             _ if self.has_small_groups() => whole,
             Some(group) => *wanted.start().min(group.ranks.start())..=*wanted.end().max(group.ranks.end()),
             None => wanted.clone(),
@@ -204,6 +225,7 @@ impl TileReader {
             fetched => fetched,
         };
         let group = Arc::new(fetched?);
+        count_fetched(&group);
         caches.tiles.insert(key, &group);
         Ok(group)
     }
@@ -268,7 +290,7 @@ impl TileReader {
                 deleted(wanted.ranks[(chunk.series - wanted.first_series) as usize]).is_empty()
             });
         }
-        let columns = self.columns_of(&tiles, &found)?;
+        let columns = self.columns_of(&tiles, &found, cx)?;
         let n_before = out.runs.len();
         out.runs.reserve(found.len());
         let mut n_unchecked = 0;
@@ -319,6 +341,7 @@ impl TileReader {
         &self,
         tiles: &[OpenTile<'_>],
         found: &[Found],
+        cx: &dyn QueryContext,
     ) -> Result<Vec<NumberedColumn>, StorageError> {
         let mut numbers: Vec<u32> =
             found.iter().filter_map(|chunk| tiles[chunk.tile as usize].entry(*chunk).column()).collect();
@@ -336,12 +359,19 @@ impl TileReader {
                 None => true,
             });
         }
+        if let Some(stats) = cx.read_stats() {
+            ReadStats::add(&stats.cache_hits, columns.len());
+            ReadStats::add(&stats.cache_misses, numbers.len());
+        }
         if numbers.is_empty() {
             return Ok(columns);
         }
         let keys: Vec<Vec<u8>> =
             numbers.iter().map(|&number| column_key(self.header.block_id(), number)).collect();
         let values = self.kv.multi_get(&keys)?;
+        if let Some(stats) = cx.read_stats() {
+            ReadStats::add(&stats.size_bytes, values.iter().flatten().map(Vec::len).sum());
+        }
         for (number, value) in numbers.into_iter().zip(values) {
             let column = self.decode_column(number, value)?;
             columns.push((number, self.columns.lock().insert(number, column)));

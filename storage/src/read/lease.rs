@@ -5,7 +5,7 @@
 //! back leases of such blocks, the oldest first. A query meets that at its next look at its context.
 
 use crate::kv::pins::BlockPin;
-use chronolith_model::queryable::{QueryContext, Stop};
+use chronolith_model::queryable::{QueryContext, ReadStats, Stop};
 use chronolith_model::symbols::SymbolTable;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -104,6 +104,10 @@ impl QueryContext for Leased<'_> {
 
     fn charge(&self, size_bytes: usize) -> Result<(), Stop> {
         self.cx.charge(size_bytes)
+    }
+
+    fn read_stats(&self) -> Option<&ReadStats> {
+        self.cx.read_stats()
     }
 
     fn release(&self, size_bytes: usize) {
