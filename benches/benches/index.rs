@@ -8,9 +8,7 @@
 use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
 use chronolith_model::matcher::MatchOp;
-use chronolith_model::queryable::{
-    HistogramNeed, Projection, SampleBatch, Select, SelectedSeries, Snapshot, Unlimited,
-};
+use chronolith_model::queryable::{SampleBatch, Select, SelectedSeries, Snapshot, Unlimited};
 use chronolith_storage::StorageError;
 use chronolith_storage::block::reader::BlockPart;
 use chronolith_storage::block::source::{BlockSource, SourceSeries};
@@ -119,16 +117,7 @@ fn block(number: u64) -> BlockPart {
 }
 
 fn select(matchers: &[Matcher]) -> Select<'_> {
-    Select {
-        matchers,
-        mint: i64::MIN,
-        maxt: i64::MAX,
-        lookups: None,
-        values: true,
-        histograms: HistogramNeed::Full,
-        start_timestamps: false,
-        labels: Projection::All,
-    }
+    Select::whole(matchers, i64::MIN, i64::MAX)
 }
 
 fn postings(c: &mut Criterion) {

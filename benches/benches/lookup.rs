@@ -12,9 +12,7 @@
 //! ```
 
 use chronolith_benches::grid::{Grid, INTERVAL_MS, START_MS, fill, open};
-use chronolith_model::queryable::{
-    HistogramNeed, Lookups, Projection, Queryable, SampleBatch, Select, SelectedSeries, Unlimited,
-};
+use chronolith_model::queryable::{Lookups, Queryable, SampleBatch, Select, SelectedSeries, Unlimited};
 use chronolith_query::{Engine, EngineOptions, NoControl, QueryRequest};
 use chronolith_storage::db::Db;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -30,14 +28,9 @@ const ROWS: u32 = 1024;
 fn select(db: &Db, lookups: Lookups, hinted: bool, values: bool) -> Arc<dyn SelectedSeries> {
     let last = lookups.start + i64::from(lookups.n_steps - 1) * lookups.interval;
     let select = Select {
-        matchers: &[],
-        mint: lookups.start - lookups.lookback + 1,
-        maxt: last,
         lookups: hinted.then_some(lookups),
         values,
-        histograms: HistogramNeed::Full,
-        start_timestamps: false,
-        labels: Projection::All,
+        ..Select::whole(&[], lookups.start - lookups.lookback + 1, last)
     };
     db.pin().expect("it can be read").select(&select, &Unlimited::default()).expect("it reads")
 }

@@ -11,7 +11,7 @@
 use chronolith_benches::grid::{Grid, INTERVAL_MS, START_MS, fill, open};
 use chronolith_model::Matcher;
 use chronolith_model::queryable::{
-    HistogramNeed, LabelQuery, Lookups, Projection, Queryable, SampleBatch, Select, Unlimited,
+    HistogramNeed, LabelQuery, Lookups, Queryable, SampleBatch, Select, Unlimited,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -22,16 +22,7 @@ const ROWS: u32 = 1024;
 
 fn request(matchers: &[Matcher], mint: i64, maxt: i64, lookups: Option<Lookups>) -> Select<'_> {
     let histograms = HistogramNeed::Full;
-    Select {
-        matchers,
-        mint,
-        maxt,
-        lookups,
-        values: true,
-        histograms,
-        start_timestamps: false,
-        labels: Projection::All,
-    }
+    Select { lookups, histograms, ..Select::whole(matchers, mint, maxt) }
 }
 
 /// Selects and reads; gives the number of values.

@@ -128,6 +128,23 @@ pub struct Select<'q> {
     pub labels: Projection<'q>,
 }
 
+impl<'q> Select<'q> {
+    /// All samples of all matching series between two times, both included, with their histograms and labels but
+    /// without start timestamps.
+    pub fn whole(matchers: &'q [Matcher], mint: i64, maxt: i64) -> Self {
+        Self {
+            matchers,
+            mint,
+            maxt,
+            lookups: None,
+            values: true,
+            histograms: HistogramNeed::Full,
+            start_timestamps: false,
+            labels: Projection::All,
+        }
+    }
+}
+
 /// How much of histograms a selector needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HistogramNeed {

@@ -8,7 +8,7 @@ use crate::functions::Extension;
 use crate::parser::Function;
 use crate::plan::{DataTime, Plan, PlanKind, Selector};
 use chronolith_model::Matcher;
-use chronolith_model::queryable::{Estimate, HistogramNeed, Projection, QueryContext, Select, Snapshot};
+use chronolith_model::queryable::{Estimate, QueryContext, Select, Snapshot};
 use std::collections::HashMap;
 
 /// Most that all selectors of a query may read together; 0 sets no limit.
@@ -92,16 +92,7 @@ fn sum(snapshot: &dyn Snapshot, cx: &dyn QueryContext, reads: &[Read<'_>]) -> Re
     let mut total = Estimate::default();
     for &Read { matchers, mint, maxt } in reads {
         cx.check()?;
-        let select = Select {
-            matchers,
-            mint,
-            maxt,
-            lookups: None,
-            values: true,
-            histograms: HistogramNeed::Full,
-            start_timestamps: false,
-            labels: Projection::All,
-        };
+        let select = Select::whole(matchers, mint, maxt);
         let estimate = snapshot.estimate(&select)?;
         total.n_series = total.n_series.saturating_add(estimate.n_series);
         total.n_samples = total.n_samples.saturating_add(estimate.n_samples);

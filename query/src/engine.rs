@@ -6,7 +6,6 @@ use crate::error::QueryError;
 use crate::eval::batch::Grid;
 use crate::eval::build::{Builder, Place, subquery_grid};
 use crate::eval::labels::LabelSets;
-use crate::eval::merge::{Collision, merged};
 use crate::eval::output::Held;
 use crate::eval::{Cx, Names, Node, Operator, output};
 use crate::explain::{Analysis, Clock, Explanation};
@@ -467,7 +466,7 @@ impl Run<'_, '_> {
             }
             Node::Vector(operator) if self.range => self.matrix(operator, grid),
             Node::Vector(operator) => {
-                let mut operator = self.named(operator, grid)?;
+                let mut operator = self.named(operator);
                 let (samples, held) = output::vector(self.builder.cx, &mut *operator, timestamp)?;
                 self.builder.notes.merge(operator.finish());
                 Ok((Value::Vector(samples), held))
@@ -476,20 +475,19 @@ impl Run<'_, '_> {
     }
 
     fn matrix(&mut self, operator: Box<dyn Operator>, grid: Grid) -> Result<Held<Value>, QueryError> {
-        let mut operator = self.named(operator, grid)?;
+        let mut operator = self.named(operator);
         let (series, held) = output::matrix(self.builder.cx, &mut *operator, &grid)?;
         self.builder.notes.merge(operator.finish());
         Ok((Value::Matrix(series), held))
     }
 
     /// Drops the names whose removal was delayed.
-    fn named(&self, mut operator: Box<dyn Operator>, grid: Grid) -> Result<Box<dyn Operator>, QueryError> {
+    fn named(&self, mut operator: Box<dyn Operator>) -> Box<dyn Operator> {
         let cx = self.builder.cx;
-        if !cx.features.delayed_name_removal {
-            return Ok(operator);
+        if cx.features.delayed_name_removal {
+            output::drop_delayed_names(cx, &mut *operator);
         }
-        output::drop_delayed_names(cx, &mut *operator);
-        merged(cx, operator, grid, Collision::AtStep)
+        operator
     }
 }
 

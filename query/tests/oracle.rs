@@ -14,9 +14,12 @@ mod oracle {
     pub mod shrink;
 }
 
+#[path = "support/scripts.rs"]
+mod support;
+
 use chronolith_query::oracle::Oracle;
 use chronolith_query::oracle::generate::{Mix, Question, Rng, World};
-use chronolith_query::script::{MemoryStore, Script, run};
+use chronolith_query::script::{MemoryStore, run};
 use chronolith_query::{EngineOptions, Features};
 use oracle::compare::{Case, Contest};
 use std::time::Instant;
@@ -78,20 +81,13 @@ fn engine_and_oracle_agree() {
 /// Our own scripts say what Prometheus answers: the oracle has to agree.
 #[test]
 fn the_oracle_passes_our_scripts() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata");
     let mut failures = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("the scripts are part of the crate") {
-        let path = entry.expect("the folder can be read").path();
-        if path.extension().is_none_or(|extension| extension != "test") {
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).expect("scripts are text");
-        let script = Script::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    for (name, script) in support::own() {
         let oracle = Oracle::new(EngineOptions { features: script.features, ..EngineOptions::default() });
         let outcome = run(&script, &oracle, &mut MemoryStore::new());
-        assert!(outcome.passed > 0, "{} asks nothing", path.display());
+        assert!(outcome.passed > 0, "{name} asks nothing");
         for failure in outcome.failures {
-            failures.push(format!("{} line {}: {}", path.display(), failure.line, failure.message));
+            failures.push(format!("{name} line {}: {}", failure.line, failure.message));
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");

@@ -10,7 +10,7 @@ mod support;
 
 use chronolith_model::append::Refusal;
 use chronolith_model::matcher::MatchOp;
-use chronolith_model::queryable::{HistogramNeed, Lookups, Projection, Queryable, Select};
+use chronolith_model::queryable::{HistogramNeed, Lookups, Queryable, Select};
 use chronolith_model::{Labels, Matcher};
 use chronolith_storage::db::Db;
 use chronolith_storage::options::ManualClock;
@@ -259,14 +259,10 @@ impl Run {
         let need =
             [HistogramNeed::None, HistogramNeed::Stats, HistogramNeed::Full][self.random.below(3) as usize];
         let less = Select {
-            matchers: &matchers,
-            mint: start - lookback + 1,
-            maxt: start + i64::from(n_steps - 1) * interval,
             lookups: self.random.chance(80).then_some(steps),
             values: self.random.chance(60),
             histograms: need,
-            start_timestamps: false,
-            labels: Projection::All,
+            ..Select::whole(&matchers, start - lookback + 1, start + i64::from(n_steps - 1) * interval)
         };
         // Statistics have hints of their own.
         let histograms = if need == HistogramNeed::None { HistogramNeed::Full } else { need };

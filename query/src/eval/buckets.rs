@@ -61,6 +61,9 @@ pub(crate) struct Histograms {
     bounds: Vec<Option<f64>>,
     groups: Vec<Group>,
     series: Vec<OutSeries>,
+    /// Rows with native histograms whose series has the label of a bucket. They belong to no group: an answer keeps
+    /// the label.
+    natives_with_le: Vec<(usize, Batch)>,
     /// Rows of groups that are not complete.
     open: HashMap<u32, Vec<(usize, Batch)>>,
     emitted: usize,
@@ -112,15 +115,7 @@ impl Histograms {
         order.sort_by_key(|&group| groups[group].last);
         let mut series = Vec::with_capacity(groups.len() * question.n_rows());
         for group in order {
-            let mut out = OutSeries { labels: labels[group], drop_name: false };
-            cx.remove_name(&mut out);
-            match &question {
-                Question::Quantiles { label, quantiles } => series.extend(quantiles.iter().map(|quantile| {
-                    let labels = cx.label_sets.with(&cx.store.symbols, out.labels, *label, quantile.text);
-                    OutSeries { labels, ..out }
-                })),
-                Question::Quantile(_) | Question::Fraction { .. } => series.push(out),
-            }
+            add_series(cx, &question, labels[group], &mut series);
         }
         cx.charge_labels()?;
         Ok(Self {
@@ -132,6 +127,7 @@ impl Histograms {
             bounds,
             groups,
             series,
+            natives_with_le: Vec::new(),
             open: HashMap::new(),
             emitted: 0,
             places: Vec::new(),
@@ -152,8 +148,18 @@ impl Histograms {
         Ok(Kept { grid, series, rows, at: 0, notes: Box::new(self).finish() })
     }
 
-    /// Fills the rows of one complete group, starting at `first` of `out`.
-    fn fill(&mut self, group: u32, members: &[(usize, Row<'_>)], out: &mut Batch, first: usize) {
+    /// Fills the rows of one complete group, starting at `first` of `out`; or those of a single series whose native
+    /// histograms are no part of its group.
+    fn fill(
+        &mut self,
+        cx: &Cx<'_>,
+        group: u32,
+        members: &[(usize, Row<'_>)],
+        native_with_le: bool,
+        out: &mut Batch,
+        first: usize,
+    ) {
+        let has_le: Vec<bool> = members.iter().map(|(series, _)| self.has_le(cx, *series)).collect();
         let name = Arc::clone(&self.groups[group as usize].name);
         let mut buckets: Vec<Bucket> = Vec::with_capacity(members.len());
         let mut place: Option<(bool, usize)> = None;
@@ -161,13 +167,15 @@ impl Histograms {
             buckets.clear();
             let mut native = None;
             let mut first_series = usize::MAX;
-            for (series, row) in members {
-                if row.has(step) {
+            for ((series, row), &has_le) in members.iter().zip(&has_le) {
+                if row.has(step) && !native_with_le {
                     if let Some(upper_bound) = self.bounds[*series] {
                         buckets.push(Bucket { upper_bound, count: row.values[step] });
                         first_series = first_series.min(*series);
                     }
-                } else if let Some(h) = row.histograms.and_then(|column| column.get(step)) {
+                } else if native_with_le == has_le
+                    && let Some(h) = row.histograms.and_then(|column| column.get(step))
+                {
                     native = Some(h);
                     first_series = first_series.min(*series);
                 }
@@ -237,6 +245,31 @@ impl Histograms {
         }
     }
 
+    fn has_le(&self, cx: &Cx<'_>, series: usize) -> bool {
+        cx.label_sets.value(self.inner.series()[series].labels, cx.names.le) != EMPTY
+    }
+
+    /// The rows that belong to no group, once all others are there: which they are is known only now.
+    fn fill_natives_with_le(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
+        let natives = std::mem::take(&mut self.natives_with_le);
+        if natives.is_empty() {
+            return Ok(false);
+        }
+        let n_rows = self.question.n_rows();
+        out.reset(cx, &self.grid, self.emitted, natives.len() * n_rows)?;
+        for (at, (series, batch)) in natives.iter().enumerate() {
+            cx.check()?;
+            let labels = self.inner.series()[*series].labels;
+            add_series(cx, &self.question, labels, &mut self.series);
+            let group = self.group_of[*series];
+            self.fill(cx, group, &[(*series, batch.row(0))], true, out, at * n_rows);
+        }
+        self.emitted += natives.len() * n_rows;
+        out.charge_samples()?;
+        cx.charge_labels()?;
+        Ok(true)
+    }
+
     /// Notes a series of floats that is no bucket.
     fn note_bad_bound(&mut self, cx: &Cx<'_>, series: usize) {
         let label = cx.label_text(self.inner.series()[series].labels, cx.names.le);
@@ -259,7 +292,7 @@ impl Operator for Histograms {
         loop {
             let mut batch = Batch::default();
             if !self.inner.next(cx, &mut batch)? {
-                return Ok(false);
+                return self.fill_natives_with_le(cx, out);
             }
             cx.check()?;
             let is_last = |series: usize| self.groups[self.group_of[series] as usize].last == series;
@@ -272,6 +305,11 @@ impl Operator for Histograms {
                 if self.bounds[series].is_none() && row.present.iter().any(|&word| word != 0) {
                     self.note_bad_bound(cx, series);
                 }
+                if row.histograms.is_some() && self.has_le(cx, series) {
+                    let mut kept = Batch::new(cx, &self.grid, 0, 1)?;
+                    kept.copy_row(0, row);
+                    self.natives_with_le.push((series, kept));
+                }
                 let group = self.group_of[series];
                 if self.groups[group as usize].last != series {
                     let mut kept = Batch::new(cx, &self.grid, 0, 1)?;
@@ -283,7 +321,7 @@ impl Operator for Histograms {
                 let mut members: Vec<_> =
                     kept.iter().map(|(series, batch)| (*series, batch.row(0))).collect();
                 members.push((series, row));
-                self.fill(group, &members, out, at);
+                self.fill(cx, group, &members, false, out, at);
                 at += n_rows;
             }
             if at > 0 {
@@ -298,6 +336,19 @@ impl Operator for Histograms {
         let mut notes = self.inner.finish();
         notes.merge(self.notes);
         notes
+    }
+}
+
+/// Adds the series of the answers for a histogram with these labels.
+fn add_series(cx: &Cx<'_>, question: &Question, labels: LabelSetId, series: &mut Vec<OutSeries>) {
+    let mut out = OutSeries { labels, drop_name: false };
+    cx.remove_name(&mut out);
+    match question {
+        Question::Quantiles { label, quantiles } => series.extend(quantiles.iter().map(|quantile| {
+            let labels = cx.label_sets.with(&cx.store.symbols, out.labels, *label, quantile.text);
+            OutSeries { labels, ..out }
+        })),
+        Question::Quantile(_) | Question::Fraction { .. } => series.push(out),
     }
 }
 

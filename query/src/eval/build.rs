@@ -187,7 +187,7 @@ impl Builder<'_, '_> {
         let (cx, grid) = (self.cx, place.grid);
         let smoothed = selector.extension == Extension::Smoothed && wanted == Wanted::Value;
         let time = match (wanted, selector.at) {
-            // With `@`, timestamp() forgets the offset.
+            // With `@`, timestamp() forgets the offset; what was read knows it.
             (Wanted::Timestamp | Wanted::StartTimestamp, Some(at)) => DataTime::Fixed(at),
             _ => selector.time,
         };
@@ -196,9 +196,9 @@ impl Builder<'_, '_> {
         let lookups = Lookups { start: time.at(grid.start), interval: grid.interval, n_steps, lookback };
         let select = Select {
             matchers: &selector.matchers,
-            mint: time.at(grid.start) - lookback + 1,
-            maxt: time.at(grid.end()) + if smoothed { lookback } else { 0 },
-            lookups: (!smoothed).then_some(lookups),
+            mint: selector.time.at(grid.start) - lookback + 1,
+            maxt: selector.time.at(grid.end()) + if smoothed { lookback } else { 0 },
+            lookups: (!smoothed && time == selector.time).then_some(lookups),
             values: wanted == Wanted::Value && !selector.presence,
             histograms: match (wanted, selector.histogram_stats) {
                 (Wanted::Value, false) => HistogramNeed::Full,
@@ -217,7 +217,9 @@ impl Builder<'_, '_> {
             return Ok(Box::new(Leaf::new(cx, selected, source, grid, series)));
         }
         let scope = place.scope.clone();
-        let source = Lookup { grid, time, lookback_ms: lookback, wanted, scope, plans: PlanCache::default() };
+        let read = selector.time;
+        let plans = PlanCache::default();
+        let source = Lookup { grid, time, read, lookback_ms: lookback, wanted, scope, plans };
         Ok(Box::new(Leaf::new(cx, selected, source, grid, series)))
     }
 
@@ -710,14 +712,14 @@ impl Builder<'_, '_> {
         let start_timestamps = cx.features.start_timestamps
             && matches!(function, Function::Rate | Function::Irate | Function::Increase | Function::Resets);
         let select = Select {
-            matchers: &selector.matchers,
-            mint: (call.time.at(grid.start) - call.range_ms - before).saturating_add(1),
-            maxt: call.time.at(grid.end()).saturating_add(after),
-            lookups: None,
             values: !counts_only(function),
             histograms: if selector.histogram_stats { HistogramNeed::Stats } else { HistogramNeed::Full },
             start_timestamps,
-            labels: Projection::All,
+            ..Select::whole(
+                &selector.matchers,
+                (call.time.at(grid.start) - call.range_ms - before).saturating_add(1),
+                call.time.at(grid.end()).saturating_add(after),
+            )
         };
         let selected = self.select(&select)?;
         let mut series = self.series_of(&*selected)?;
@@ -742,16 +744,7 @@ impl Builder<'_, '_> {
         mint: i64,
         maxt: i64,
     ) -> Result<(Arc<dyn SelectedSeries>, Vec<OutSeries>), QueryError> {
-        let select = Select {
-            matchers: &selector.matchers,
-            mint,
-            maxt,
-            lookups: None,
-            values: true,
-            histograms: HistogramNeed::Full,
-            start_timestamps: false,
-            labels: Projection::All,
-        };
+        let select = Select::whole(&selector.matchers, mint, maxt);
         let selected = self.select(&select)?;
         let series = self.series_of(&*selected)?;
         Ok((selected, series))

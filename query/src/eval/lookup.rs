@@ -27,16 +27,19 @@ const NOTHING: u32 = u32::MAX;
 
 impl LookupPlan {
     /// A sample at `t` is seen from `[t, t + lookback_ms)`.
-    fn new(times: &[i64], grid: &Grid, time: DataTime, lookback_ms: i64) -> Self {
+    /// Nothing outside the look-back of `read` is there, whatever the store gave.
+    fn new(times: &[i64], grid: &Grid, time: DataTime, read: DataTime, lookback_ms: i64) -> Self {
         let mut positions = Vec::with_capacity(grid.n_steps);
         // One past the last sample at or before the step.
-        let mut end = times.partition_point(|&t| t < time.at(grid.start));
+        let mut end = times.partition_point(|&t| t < time.at(grid.start).min(read.at(grid.start)));
         for step in 0..grid.n_steps {
-            let at = time.at(grid.time(step));
+            let (at, read) = (time.at(grid.time(step)), read.at(grid.time(step)));
+            let low = at.max(read) - lookback_ms;
+            let at = at.min(read);
             while end < times.len() && times[end] <= at {
                 end += 1;
             }
-            let seen = end > 0 && times[end - 1] > at - lookback_ms;
+            let seen = end > 0 && times[end - 1] > low;
             positions.push(if seen { (end - 1) as u32 } else { NOTHING });
         }
         let mut seen = vec![0; grid.n_words()];
@@ -65,6 +68,8 @@ pub(crate) enum Wanted {
 pub(crate) struct Lookup {
     pub(crate) grid: Grid,
     pub(crate) time: DataTime,
+    /// Which time was read for: another one where the offset is forgotten.
+    pub(crate) read: DataTime,
     pub(crate) lookback_ms: i64,
     pub(crate) wanted: Wanted,
     pub(crate) scope: Scope,
@@ -88,7 +93,7 @@ impl RowSource for Lookup {
         let series = &samples.series[at];
         let size_bytes = self.grid.n_steps * size_of::<u32>() + self.grid.n_words() * 8;
         let plan = self.plans.get(cx, scratch, &series.timestamps, size_bytes, |times| {
-            LookupPlan::new(times, &self.grid, self.time, self.lookback_ms)
+            LookupPlan::new(times, &self.grid, self.time, self.read, self.lookback_ms)
         })?;
         let (n_samples, histograms) = match self.wanted {
             Wanted::Value => self.fill_values(&plan, samples, series, batch, row),
@@ -292,10 +297,13 @@ mod tests {
     #[test]
     fn a_step_sees_the_last_sample_that_is_younger_than_the_lookback() {
         let grid = Grid::new(0, 40, 10);
-        let plan = LookupPlan::new(&[5, 20, 21], &grid, DataTime::Step { offset_ms: 0 }, 15);
+        let plan = {
+            let time = DataTime::Step { offset_ms: 0 };
+            LookupPlan::new(&[5, 20, 21], &grid, time, time, 15)
+        };
         assert_eq!(plan.positions, [NOTHING, 0, 1, 2, NOTHING]);
         assert!(!plan.complete);
-        let fixed = LookupPlan::new(&[5, 20, 21], &grid, DataTime::Fixed(20), 15);
+        let fixed = LookupPlan::new(&[5, 20, 21], &grid, DataTime::Fixed(20), DataTime::Fixed(20), 15);
         assert_eq!(fixed.positions, [1, 1, 1, 1, 1]);
         assert!(fixed.complete);
     }

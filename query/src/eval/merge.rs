@@ -12,7 +12,8 @@ pub(crate) enum Collision {
     /// At a step at which two of them have a sample. What is known of the one with the first sample holds for
     /// all.
     AtStep,
-    /// As [`Collision::AtStep`], but what is known of the first series holds for all: functions of labels.
+    /// As [`Collision::AtStep`], but what is known of the first series holds for all, and whatever goes wrong in the
+    /// operator comes first: functions of labels.
     Relabelled,
     /// If two of them have any sample: functions over windows.
     Ever,
@@ -46,10 +47,10 @@ pub(crate) fn merged(
         match inner.next(cx, &mut batch) {
             Ok(true) => merged.add(cx, &batch, inner.series())?,
             Ok(false) => break,
-            // Of what goes wrong at a step, the operator itself is first.
+            // Prometheus looks for equal labels after each step of the operator.
             Err(error) => {
-                let earlier =
-                    merged.meeting.zip(inner.failed_at()).is_some_and(|(step, failed)| step < failed);
+                let failed_at = inner.failed_at().filter(|_| collision == Collision::AtStep);
+                let earlier = merged.meeting.zip(failed_at).is_some_and(|(step, failed)| step < failed);
                 return Err(if earlier { QueryError::same_labelset() } else { error });
             }
         }

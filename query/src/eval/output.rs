@@ -2,6 +2,7 @@
 
 use super::batch::{Batch, Grid};
 use super::build::Builder;
+use super::labels::LabelSetId;
 use super::window::OwnedPoints;
 use super::{Cx, Operator, OutSeries};
 use crate::error::QueryError;
@@ -13,6 +14,7 @@ use crate::stats::{Scope, histogram_samples};
 use crate::value::{InstantSample, RangeSeries, ResultLabels, SampleValue};
 use chronolith_model::FloatHistogram;
 use chronolith_model::queryable::SampleBatch;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Names that were to be dropped at the end.
@@ -60,20 +62,46 @@ pub(crate) fn vector(
     operator: &mut dyn Operator,
     timestamp: i64,
 ) -> Result<Held<Vec<InstantSample>>, QueryError> {
-    let mut samples = Vec::new();
+    let mut samples: Vec<InstantSample> = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
     let mut labelled = Labelled::default();
     let mut batch = Batch::default();
+    // Series that became equal when their names went at the end.
+    let mut places: HashMap<LabelSetId, Place> = HashMap::new();
+    let mut met = false;
+    let merges = cx.features.delayed_name_removal && has_equal_labels(operator.series());
     while operator.next(cx, &mut batch)? {
         cx.check()?;
         batch.release();
         for at in 0..batch.rows {
             let Some(value) = batch.row(at).get(0) else { continue };
+            if merges {
+                let place = places.entry(operator.series()[batch.first + at].labels).or_default();
+                let (kinds, known) = match value {
+                    SampleValue::Float(_) => (&mut place.float, place.histogram),
+                    SampleValue::Histogram(_) => (&mut place.histogram, place.float),
+                };
+                if std::mem::replace(kinds, true) {
+                    // Whatever else goes wrong comes first.
+                    met = true;
+                    continue;
+                }
+                if known {
+                    if matches!(value, SampleValue::Histogram(_)) {
+                        samples[place.at].value = value;
+                    }
+                    continue;
+                }
+                place.at = samples.len();
+            }
             let labels = labelled.labels(cx, &operator.series()[batch.first + at], &mut charge)?;
             charge.add_bytes(size_of::<InstantSample>() + histogram_bytes(&value))?;
             charge.add_samples(1)?;
             samples.push(InstantSample { labels, timestamp, value });
         }
+    }
+    if met {
+        return Err(QueryError::same_labelset());
     }
     Ok((samples, charge))
 }
@@ -114,6 +142,9 @@ pub(crate) fn matrix(
         }
     }
     sort(&mut all);
+    if cx.features.delayed_name_removal && has_equal_labels(operator.series()) {
+        all = merge_equal(all)?;
+    }
     Ok((all, charge))
 }
 
@@ -122,6 +153,47 @@ fn sort(series: &mut [RangeSeries]) {
     if !series.is_sorted_by(|a, b| a.labels <= b.labels) {
         series.sort_by(|a, b| a.labels.cmp(&b.labels));
     }
+}
+
+fn has_equal_labels(series: &[OutSeries]) -> bool {
+    let distinct: HashSet<LabelSetId> = series.iter().map(|series| series.labels).collect();
+    distinct.len() < series.len()
+}
+
+/// Where a series of an instant query is shown, and which kinds of samples were found: two of a kind must not meet; of
+/// a float and a histogram the histogram is shown.
+///
+/// Source: Prometheus v3.14, `promql/engine.go`, `mergeSeriesWithSameLabelset` and `exec`.
+#[derive(Default)]
+struct Place {
+    at: usize,
+    float: bool,
+    histogram: bool,
+}
+
+/// Merges series with equal labels, which are neighbours. Two samples of a kind must not meet; a float and a histogram
+/// may, and both are shown.
+///
+/// Source: Prometheus v3.14, `promql/engine.go`, `mergeSeriesWithSameLabelset`.
+fn merge_equal(series: Vec<RangeSeries>) -> Result<Vec<RangeSeries>, QueryError> {
+    let mut merged: Vec<RangeSeries> = Vec::with_capacity(series.len());
+    for next in series {
+        match merged.last_mut().filter(|last| last.labels == next.labels) {
+            None => merged.push(next),
+            Some(last) => {
+                last.floats.extend(next.floats);
+                last.histograms.extend(next.histograms);
+                last.floats.sort_by_key(|(t, _)| *t);
+                last.histograms.sort_by_key(|(t, _)| *t);
+                if last.floats.windows(2).any(|pair| pair[0].0 == pair[1].0)
+                    || last.histograms.windows(2).any(|pair| pair[0].0 == pair[1].0)
+                {
+                    return Err(QueryError::same_labelset());
+                }
+            }
+        }
+    }
+    Ok(merged)
 }
 
 /// A histogram may be shared with what has made it, which is gone soon: the result has to pay for it.

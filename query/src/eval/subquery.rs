@@ -1,6 +1,7 @@
 //! Functions over subqueries: rows of an inner grid are the samples of windows of an outer grid.
 
 use super::batch::{Batch, Grid};
+use super::join::first_failure;
 use super::window::{NotedMetric, OwnedPoints, SeriesPoints, WindowCall, WindowPlan};
 use super::{ColumnMap, Cx, Operator, OutSeries};
 use crate::annotations::Annotations;
@@ -60,6 +61,27 @@ impl Operator for SubqueryWindows {
         if !self.inner.next(cx, &mut self.batch)? {
             return Ok(false);
         }
+        if let Err(error) = self.fill(cx, out) {
+            // The whole subquery is evaluated before any window.
+            return Err(first_failure(cx, &mut *self.inner, error));
+        }
+        Ok(true)
+    }
+
+    fn push_map(&mut self, _map: &Arc<dyn ColumnMap>) -> bool {
+        false
+    }
+
+    fn finish(self: Box<Self>) -> Annotations {
+        let mut notes = self.inner.finish();
+        notes.merge(self.notes);
+        notes
+    }
+}
+
+impl SubqueryWindows {
+    /// The windows over a batch of the inner operator.
+    fn fill(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<(), QueryError> {
         let batch = &self.batch;
         out.reset(cx, &self.call.grid, batch.first, batch.rows)?;
         for at in 0..batch.rows {
@@ -113,18 +135,7 @@ impl Operator for SubqueryWindows {
                 &mut self.notes,
             )?;
         }
-        out.charge_samples()?;
-        Ok(true)
-    }
-
-    fn push_map(&mut self, _map: &Arc<dyn ColumnMap>) -> bool {
-        false
-    }
-
-    fn finish(self: Box<Self>) -> Annotations {
-        let mut notes = self.inner.finish();
-        notes.merge(self.notes);
-        notes
+        Ok(out.charge_samples()?)
     }
 }
 

@@ -5,9 +5,7 @@
 //! `promql/histogram_stats_iterator.go`.
 
 use crate::value::SampleValue;
-use chronolith_model::queryable::{
-    Floats, HistogramNeed, Projection, QueryContext, Queryable, SampleBatch, Select, Unlimited,
-};
+use chronolith_model::queryable::{Floats, QueryContext, Queryable, SampleBatch, Select, Unlimited};
 use chronolith_model::{CounterResetHint, FloatHistogram, Labels, Matcher, is_stale, stale_nan};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,16 +41,7 @@ impl Data {
         let cx = Unlimited::default();
         let text = |error: chronolith_model::queryable::ReadError| error.to_string();
         let snapshot = store.pin().map_err(text)?;
-        let select = Select {
-            matchers: &[],
-            mint: i64::MIN / 4,
-            maxt: i64::MAX / 4,
-            lookups: None,
-            values: true,
-            histograms: HistogramNeed::Full,
-            start_timestamps: true,
-            labels: Projection::All,
-        };
+        let select = Select { start_timestamps: true, ..Select::whole(&[], i64::MIN / 4, i64::MAX / 4) };
         let selected = snapshot.select(&select, &cx).map_err(text)?;
         let mut series = Vec::new();
         let mut batch = SampleBatch::default();

@@ -462,7 +462,16 @@ impl<'d> Evaluator<'d> {
         let cx = self.cx;
         let mut readers: Vec<(u64, &Rc<Labels>, Memoized<'_>)> = Vec::new();
         for (order, (labels, points)) in cx.data.select(&selector.matchers).enumerate() {
-            readers.push((order as u64, labels, Memoized::new(points, false, i64::MIN, cx.lookback - 1)));
+            // What was selected knows the offset that is forgotten below.
+            let selected = match selector.time.timestamp {
+                Some(timestamp) => {
+                    let last = timestamp - selector.time.original_offset;
+                    let up_to = |t: i64| points.partition_point(|point| point.t <= t);
+                    &points[up_to(last - cx.lookback)..up_to(last)]
+                }
+                None => &points[..],
+            };
+            readers.push((order as u64, labels, Memoized::new(selected, false, i64::MIN, cx.lookback - 1)));
         }
         let mut found_at: Vec<u64> = Vec::new();
         let matrix = self.steps_of(None, &[], notes, |_, _, ts, _| {
@@ -771,8 +780,23 @@ pub(super) fn has_same_labels(matrix: &Matrix) -> bool {
     !matrix.iter().all(|row| seen.insert(&row.labels))
 }
 
-/// Merges series with equal labels, which must not meet.
+/// Merges series with equal labels, which must not meet. Upstream lets a float and a histogram meet, and both go on;
+/// we do not, except where nothing comes behind.
 pub(super) fn merge_same_labels(matrix: Matrix) -> Result<Matrix, String> {
+    let merged = merge_kinds(matrix)?;
+    for row in &merged {
+        let mut times: Vec<i64> = row.floats.iter().map(|(t, _)| *t).collect();
+        times.extend(row.histograms.iter().map(|(t, _)| *t));
+        times.sort_unstable();
+        if times.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(SAME_LABELSET.to_owned());
+        }
+    }
+    Ok(merged)
+}
+
+/// Merges series with equal labels; a float and a histogram may meet.
+fn merge_kinds(matrix: Matrix) -> Result<Matrix, String> {
     if !has_same_labels(&matrix) {
         return Ok(matrix);
     }
@@ -790,11 +814,8 @@ pub(super) fn merge_same_labels(matrix: Matrix) -> Result<Matrix, String> {
     for row in &mut merged {
         row.floats.sort_by_key(|(t, _)| *t);
         row.histograms.sort_by_key(|(t, _)| *t);
-        let mut times: Vec<i64> = row.floats.iter().map(|(t, _)| *t).collect();
-        times.extend(row.histograms.iter().map(|(t, _)| *t));
-        times.sort_unstable();
-        // Upstream lets a float and a histogram meet, and shows the histogram: we do not.
-        if times.windows(2).any(|pair| pair[0] == pair[1]) {
+        let floats = row.floats.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        if floats || row.histograms.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             return Err(SAME_LABELSET.to_owned());
         }
     }
@@ -806,5 +827,5 @@ pub(super) fn clean_up(mut matrix: Matrix) -> Result<Matrix, String> {
     for row in matrix.iter_mut().filter(|row| row.drop_name) {
         row.labels = without_metadata(&row.labels);
     }
-    merge_same_labels(matrix)
+    merge_kinds(matrix)
 }

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use chronolith_model::labels::{is_legacy_label_name, is_legacy_metric_name};
-use chronolith_model::queryable::{Floats, HistogramNeed, Projection, SampleBatch, Select, Snapshot};
+use chronolith_model::queryable::{Floats, SampleBatch, Select, Snapshot};
 use chronolith_model::{FloatHistogram, Labels, METRIC_NAME, Matcher};
 use chronolith_query::go_format::format_general;
 use std::collections::BTreeMap;
@@ -83,16 +83,7 @@ fn collect(
     cx: &LookupContext<'_>,
     samples: &mut BTreeMap<Labels, Sample>,
 ) -> Result<(), ApiError> {
-    let select = Select {
-        matchers,
-        mint,
-        maxt,
-        lookups: None,
-        values: true,
-        histograms: HistogramNeed::Full,
-        start_timestamps: false,
-        labels: Projection::All,
-    };
+    let select = Select::whole(matchers, mint, maxt);
     let selected = snapshot.select(&select, cx)?;
     let mut batch = SampleBatch::default();
     for range in selected.partitions() {

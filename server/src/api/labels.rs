@@ -11,9 +11,7 @@ use super::work::{Deadline, LookupContext, blocking};
 use axum::extract::Path;
 use axum::response::Response;
 use chronolith_model::append::Metadata;
-use chronolith_model::queryable::{
-    HistogramNeed, LabelQuery, Projection, QueryContext, ReadError, Select, Snapshot,
-};
+use chronolith_model::queryable::{HistogramNeed, LabelQuery, QueryContext, ReadError, Select, Snapshot};
 use chronolith_model::{Labels, Matcher, Symbol};
 use chronolith_query::ResultLabels;
 use std::sync::Arc;
@@ -128,14 +126,9 @@ fn find_series(
     let mut sets: Vec<Arc<[(Symbol, Symbol)]>> = Vec::new();
     for matchers in &lookup.sets {
         let select = Select {
-            matchers,
-            mint: lookup.start,
-            maxt: lookup.end,
-            lookups: None,
             values: false,
             histograms: HistogramNeed::None,
-            start_timestamps: false,
-            labels: Projection::All,
+            ..Select::whole(matchers, lookup.start, lookup.end)
         };
         let selected = snapshot.select(&select, cx)?;
         for index in 0..selected.len() {

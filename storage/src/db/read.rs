@@ -7,7 +7,7 @@ use crate::metrics::Cardinality;
 use crate::part::Part;
 use crate::read::Bounds;
 use chronolith_model::append::{Exemplar, Metadata};
-use chronolith_model::queryable::{HistogramNeed, Projection, ReadError, Select, Snapshot, Unlimited};
+use chronolith_model::queryable::{HistogramNeed, ReadError, Select, Snapshot, Unlimited};
 use chronolith_model::symbols::{Symbol, SymbolTable};
 use chronolith_model::{Labels, Matcher};
 use std::collections::{BTreeMap, HashMap};
@@ -114,14 +114,9 @@ impl Inner {
         let context = Unlimited::default();
         let tables = crate::read::snapshot(self.tables.pins(), Bounds::default());
         let select = Select {
-            matchers: &[],
-            mint: i64::MIN,
-            maxt: i64::MAX,
-            lookups: None,
             values: false,
             histograms: HistogramNeed::None,
-            start_timestamps: false,
-            labels: Projection::All,
+            ..Select::whole(&[], i64::MIN, i64::MAX)
         };
         let series = tables.select(&select, &context)?;
         let mut pairs: HashMap<(Symbol, Symbol), u64> = HashMap::new();

@@ -96,9 +96,7 @@ mod tests {
     use crate::options::{ManualClock, Options};
     use chronolith_model::Labels;
     use chronolith_model::append::{AppendBatch, BatchSeries, Sample, SeriesKey};
-    use chronolith_model::queryable::{
-        HistogramNeed, Projection, Queryable, ReadError, SampleBatch, Select, Snapshot, Stop, Unlimited,
-    };
+    use chronolith_model::queryable::{Queryable, ReadError, SampleBatch, Select, Snapshot, Stop, Unlimited};
     use std::sync::Arc;
 
     const WINDOW_MS: i64 = 10_000;
@@ -113,16 +111,7 @@ mod tests {
     }
 
     fn read(snapshot: &dyn Snapshot) -> Result<usize, ReadError> {
-        let select = Select {
-            matchers: &[],
-            mint: i64::MIN,
-            maxt: i64::MAX,
-            lookups: None,
-            values: true,
-            histograms: HistogramNeed::Full,
-            start_timestamps: false,
-            labels: Projection::All,
-        };
+        let select = Select::whole(&[], i64::MIN, i64::MAX);
         let cx = Unlimited::default();
         let series = snapshot.select(&select, &cx)?;
         let mut batch = SampleBatch::default();

@@ -5,7 +5,7 @@ use super::*;
 use crate::log::faulty::{EIO, ENOSPC, Fault, FaultyFs};
 use crate::options::ManualClock;
 use chronolith_model::append::{BatchSeries, Sample, SeriesKey};
-use chronolith_model::queryable::{Floats, HistogramNeed, Projection, SampleBatch, Select, Unlimited};
+use chronolith_model::queryable::{Floats, HistogramNeed, SampleBatch, Select, Unlimited};
 use std::collections::BTreeMap;
 
 const WINDOW_MS: i64 = 10_000;
@@ -115,16 +115,7 @@ impl Run {
     }
 
     fn content(&self) -> Content {
-        let select = Select {
-            matchers: &[],
-            mint: i64::MIN,
-            maxt: i64::MAX,
-            lookups: None,
-            values: true,
-            histograms: HistogramNeed::None,
-            start_timestamps: false,
-            labels: Projection::All,
-        };
+        let select = Select { histograms: HistogramNeed::None, ..Select::whole(&[], i64::MIN, i64::MAX) };
         let cx = Unlimited::default();
         let symbols = chronolith_model::queryable::QueryContext::symbols(&cx);
         let series = self.db().pin().unwrap().select(&select, &cx).unwrap();

@@ -210,16 +210,7 @@ fn same_kind(a: &Value, b: &Value) -> bool {
 }
 
 fn everything(matchers: &[Matcher]) -> Select<'_> {
-    Select {
-        matchers,
-        mint: i64::MIN,
-        maxt: i64::MAX,
-        lookups: None,
-        values: true,
-        histograms: HistogramNeed::Full,
-        start_timestamps: true,
-        labels: Projection::All,
-    }
+    Select { start_timestamps: true, ..Select::whole(matchers, i64::MIN, i64::MAX) }
 }
 
 fn labels_of(pairs: &[(Symbol, Symbol)], symbols: &SymbolTable) -> Labels {

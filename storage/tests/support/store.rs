@@ -5,8 +5,8 @@
 use chronolith_model::append::{AppendBatch, AppendOutcome, BatchSeries, HistogramSample, Sample, SeriesKey};
 use chronolith_model::histogram::{Histogram, IntHistogram, Span};
 use chronolith_model::queryable::{
-    BitSet, Floats, HistogramNeed, LabelQuery, Lookups, Projection, QueryContext, Queryable, ReadError,
-    SampleBatch, Select, SeriesSamples, Snapshot, Unlimited,
+    BitSet, Floats, HistogramNeed, LabelQuery, Lookups, QueryContext, Queryable, ReadError, SampleBatch,
+    Select, SeriesSamples, Snapshot, Unlimited,
 };
 use chronolith_model::sample::STALE_NAN_BITS;
 use chronolith_model::{Labels, Matcher};
@@ -110,16 +110,7 @@ pub fn read_snapshot(
     maxt: i64,
 ) -> Result<Content, ReadError> {
     let context = Unlimited::default();
-    let select = Select {
-        matchers,
-        mint,
-        maxt,
-        lookups: None,
-        values: true,
-        histograms: HistogramNeed::Full,
-        start_timestamps: false,
-        labels: Projection::All,
-    };
+    let select = Select::whole(matchers, mint, maxt);
     let series = snapshot.select(&select, &context)?;
     let mut content = Content::new();
     let mut batch = SampleBatch::default();

@@ -21,16 +21,7 @@ fn store(lines: &[&str]) -> MemoryStore {
 }
 
 fn all(matchers: &[Matcher], maxt: i64, histograms: HistogramNeed) -> Select<'_> {
-    Select {
-        matchers,
-        mint: 0,
-        maxt,
-        lookups: None,
-        values: true,
-        histograms,
-        start_timestamps: true,
-        labels: Projection::All,
-    }
+    Select { histograms, start_timestamps: true, ..Select::whole(matchers, 0, maxt) }
 }
 
 fn read(store: &MemoryStore, selector: &str, histograms: HistogramNeed) -> SampleBatch {

@@ -13,9 +13,7 @@ use chronolith_model::Labels;
 use chronolith_model::append::Exemplar;
 use chronolith_model::labels::block_order;
 use chronolith_model::matcher::MatchOp;
-use chronolith_model::queryable::{
-    Floats, HistogramNeed, LabelQuery, Projection, SampleBatch, Select, Snapshot,
-};
+use chronolith_model::queryable::{Floats, LabelQuery, SampleBatch, Select, Snapshot};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,16 +106,7 @@ fn series_maps() -> impl Strategy<Value = BTreeMap<Labels, Samples>> {
 }
 
 fn select(matchers: &[Matcher], mint: i64, maxt: i64) -> Select<'_> {
-    Select {
-        matchers,
-        mint,
-        maxt,
-        lookups: None,
-        values: true,
-        histograms: HistogramNeed::Full,
-        start_timestamps: false,
-        labels: Projection::All,
-    }
+    Select::whole(matchers, mint, maxt)
 }
 
 /// Labels and the samples in range of everything selected, series without a sample left out.
