@@ -26,8 +26,7 @@ pub(crate) struct LookupPlan {
 const NOTHING: u32 = u32::MAX;
 
 impl LookupPlan {
-    /// A sample at `t` is seen from `[t, t + lookback_ms)`.
-    /// Nothing outside the look-back of `read` is there, whatever the store gave.
+    /// A sample at `t` is seen from `[t, t + lookback_ms)`. Nothing outside the look-back of `read` is there, whatever the store gave.
     fn new(times: &[i64], grid: &Grid, time: DataTime, read: DataTime, lookback_ms: i64) -> Self {
         let mut positions = Vec::with_capacity(grid.n_steps);
         // One past the last sample at or before the step.
