@@ -5,8 +5,10 @@
 #[path = "support/scripts.rs"]
 mod support;
 
-use chronolith_query::script::parse::CommandKind;
-use chronolith_query::script::{MemoryStore, run};
+use chronolith_query::script::parse::{CommandKind, Times};
+use chronolith_query::script::run::store_load;
+use chronolith_query::script::{MemoryStore, ScriptStore as _, run};
+use chronolith_query::{NoControl, QueryRequest};
 use support::{assert_same_bits, engine, own};
 
 #[test]
@@ -42,8 +44,8 @@ impl chronolith_query::Clock for Ticks {
 
 #[test]
 fn an_analysis_evaluates_as_the_query_does() {
-    for (name, script) in scripts() {
-        let engine = engine(&script, 2, None);
+    for (name, script) in own() {
+        let engine = engine(script.features, 2, None);
         let mut store = MemoryStore::new();
         for command in &script.commands {
             match &command.kind {
