@@ -45,17 +45,21 @@ fn series(index: usize) -> Labels {
 #[derive(Default)]
 struct Model {
     first: Contents,
+    /// All that was acknowledged. A later table takes another value for a timestamp of an earlier one, which readers
+    /// then pass over; for writers it stands, so that even the first value is refused there.
+    acknowledged: BTreeMap<(String, i64), Vec<Datum>>,
 }
 
 impl Model {
     /// Takes what was acknowledged: a value that is refused must contradict an earlier one.
     fn apply(&mut self, series: &Labels, sample: (i64, Datum, i64), outcome: &AppendOutcome) {
         let (time, datum, start) = sample;
-        let all = self.first.entry(series.to_string()).or_default();
+        let there = self.acknowledged.entry((series.to_string(), time)).or_default();
         if outcome.refused > 0 {
-            assert!(all.get(&time).is_some_and(|(there, _)| *there != datum), "refused without a reason");
+            assert!(there.iter().any(|there| *there != datum), "refused without a reason");
         } else {
-            all.entry(time).or_insert((datum, start));
+            there.push(datum);
+            self.first.entry(series.to_string()).or_default().entry(time).or_insert((datum, start));
         }
     }
 }
