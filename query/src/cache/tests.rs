@@ -44,7 +44,14 @@ impl Told {
         self.load(&[(labels, vec![(time, sample)])]);
     }
 
-    /// Deletes what the oracle's world has not: everything, then loads `rest`.
+    /// Drops what `rest` has not, all of it before a time.
+    fn drop_before(&mut self, rest: &[Series], time: i64) {
+        self.store.clear();
+        self.store.load(rest).expect("memory takes everything");
+        self.changes.note_gone(time);
+    }
+
+    /// Deletes what `rest` has not, none of it before a time.
     fn replace(&mut self, rest: &[Series], lowest_deleted: i64) {
         self.store.clear();
         self.store.load(rest).expect("memory takes everything");
@@ -108,6 +115,32 @@ fn steps_are_evaluated_once_unless_their_samples_change() {
     // Samples may be gone: steps that look back so far are evaluated again.
     store.changes.note_gone(20_000);
     assert_eq!(ask(&store, 300_000, 610_000), 30);
+}
+
+#[test]
+fn offsets_move_what_a_step_depends_on() {
+    let (cache, engine, mut store) = (ResultCache::new(1 << 20), engine(), Told::default());
+    for k in 0..60 {
+        store.append("a", k * 10_000, k as f64);
+    }
+    let behind = range("sum(a offset 100s)", 400_000, 590_000, 10_000);
+    let ahead = range("sum(a offset -100s)", 200_000, 590_000, 10_000);
+    for request in [&behind, &ahead] {
+        assert_eq!(asked(&cache, &engine, &store, request), 0);
+    }
+    store.append("b", 450_000, 1.0);
+    store.append("a", 455_000, 1.0);
+    assert_eq!(asked(&cache, &engine, &store, &behind), 15, "steps before 550 s");
+    assert_eq!(asked(&cache, &engine, &store, &ahead), 15, "steps before 350 s");
+    // A step looks back from 100 s before it, or 100 s after it.
+    store.drop_before(&[], 150_000);
+    let kept = |request| {
+        let before = cache.stats().steps_kept;
+        cache.execute(&engine, &store, request, &NoControl).unwrap();
+        cache.stats().steps_kept - before
+    };
+    assert_eq!(kept(&behind), 5, "steps from 550 s on");
+    assert_eq!(kept(&ahead), 25, "steps from 350 s on");
 }
 
 #[test]
@@ -191,6 +224,14 @@ fn random_queries_give_the_same_as_without_the_cache() {
             }
             if loaded.is_empty() {
                 loaded = new;
+            }
+            if rng.chance(10) {
+                // Retention passes: everything before is gone.
+                let from = i64::try_from(rng.below(until as usize + 1)).unwrap();
+                for (_, samples) in &mut loaded {
+                    samples.retain(|(time, _)| *time >= from);
+                }
+                store.drop_before(&loaded, from);
             }
             if rng.chance(20) {
                 let series = rng.below(loaded.len());
