@@ -1,6 +1,7 @@
 //! The queries that are being worked on: to be listed, and to be ended.
 
 use crate::api::work::Deadline;
+use chronolith_query::QueryRequest;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,6 +33,14 @@ pub struct Asked {
     pub step_ms: i64,
     /// Who asked.
     pub origin: Origin,
+}
+
+impl Asked {
+    /// The same for the engine.
+    pub fn request(&self, range: bool, lookback_delta_ms: Option<i64>) -> QueryRequest<'_> {
+        let Self { text, start, end, step_ms, .. } = self;
+        QueryRequest { text, start: *start, end: *end, interval_ms: *step_ms, range, lookback_delta_ms }
+    }
 }
 
 /// How far a query is.

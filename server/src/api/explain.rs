@@ -11,7 +11,7 @@ use crate::queries::{Origin, Stage};
 use axum::http::StatusCode;
 use axum::response::Response;
 use chronolith_query::explain::{ExplainedNode, Measured, MeasuredRead, Outcome};
-use chronolith_query::{Clock, Explanation, QueryRequest};
+use chronolith_query::{Clock, Explanation};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,15 +43,7 @@ pub async fn explain(ready: Ready, origin: Origin, params: Params) -> Result<Res
     let permit = enter_gate(&ready.state.query_gate, &deadline).await?;
     blocking(deadline, move |deadline| {
         registered.enter(Stage::Running);
-        let asked = &registered.query().asked;
-        let request = QueryRequest {
-            text: &asked.text,
-            start: asked.start,
-            end: asked.end,
-            interval_ms: asked.step_ms,
-            range,
-            lookback_delta_ms,
-        };
+        let request = registered.query().asked.request(range, lookback_delta_ms);
         let clock = analyze.then(|| Arc::new(Stopwatch(Instant::now())) as Arc<dyn Clock>);
         let explanation = ready.state.engine.explain(&*ready.store, &request, deadline, clock)?;
         drop((permit, running));

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use chronolith_model::append::Exemplar;
 use chronolith_model::{Labels, Matcher};
 use chronolith_query::parser::{Expr, ParserOptions, parse_expr, prettify};
-use chronolith_query::{PerStepStats, QueryError, QueryRequest, QueryStats};
+use chronolith_query::{PerStepStats, QueryError, QueryStats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,14 +120,7 @@ async fn run(
     blocking(deadline, move |deadline| {
         registered.enter(Stage::Running);
         let asked = &registered.query().asked;
-        let request = QueryRequest {
-            text: &asked.text,
-            start: asked.start,
-            end: asked.end,
-            interval_ms: asked.step_ms,
-            range: wanted.range,
-            lookback_delta_ms: wanted.lookback_delta_ms,
-        };
+        let request = asked.request(wanted.range, wanted.lookback_delta_ms);
         let started = Instant::now();
         let ServerState { engine, results, .. } = &*ready.state;
         let output = match wanted.may_be_kept {
