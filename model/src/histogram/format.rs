@@ -37,7 +37,7 @@ impl fmt::Display for Bucket {
 }
 
 /// Prints as Go's `%g` and `%v` do: shortest digits, with an exponent below 1e-4 and from 1e+06 on.
-struct GoFloat(f64);
+pub(super) struct GoFloat(pub(super) f64);
 
 impl fmt::Display for GoFloat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

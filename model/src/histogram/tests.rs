@@ -1,5 +1,7 @@
 //! Cases taken from what Prometheus's own tests say about histograms.
 
+mod arithmetic;
+
 use super::*;
 
 fn spans(pairs: &[(i32, u32)]) -> Vec<Span> {

@@ -70,19 +70,19 @@ impl Totals {
             Trim::Upper => (bucket.upper <= value, bucket.lower < value),
             Trim::Lower => (bucket.lower >= value, bucket.upper > value),
         };
-        let (kept, middle) = if whole {
-            (bucket.count, midpoint(bucket.lower, bucket.upper, positive, custom))
+        if whole {
+            self.count += bucket.count;
+            self.sum += midpoint(bucket.lower, bucket.upper, positive, custom) * bucket.count;
         } else if cut {
-            trim_bucket(bucket, value, trim, positive, custom)
+            let (kept, middle) = trim_bucket(bucket, value, trim, positive, custom);
+            self.count += kept;
+            self.sum += middle * kept;
+            self.trimmed |= *count != kept;
+            *count = kept;
         } else {
             *count = 0.0;
             self.trimmed = true;
-            return;
-        };
-        self.count += kept;
-        self.sum += middle * kept;
-        self.trimmed |= *count != kept;
-        *count = kept;
+        }
     }
 }
 

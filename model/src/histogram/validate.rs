@@ -2,6 +2,7 @@
 //!
 //! Source: Prometheus v3.14, `model/histogram/{generic,histogram,float_histogram}.go`, `Validate`.
 
+use super::format::GoFloat;
 use super::{
     CUSTOM_BUCKETS_SCHEMA, FloatHistogram, Histogram, IntHistogram, MAX_EXPONENTIAL_SCHEMA,
     MIN_EXPONENTIAL_SCHEMA, Span, is_custom,
@@ -59,7 +60,7 @@ impl FloatHistogram {
                 !self.negative_buckets.is_empty(),
             )?;
         } else {
-            check_exponential(self.schema, self.custom_values.is_some())?;
+            check_schema(self.schema)?;
             side("positive side", check_spans(&self.positive_spans, self.positive_buckets.len()))?;
             side("negative side", check_spans(&self.negative_spans, self.negative_buckets.len()))?;
             side("negative side", check_float_counts(&self.negative_buckets))?;
@@ -67,14 +68,15 @@ impl FloatHistogram {
                 return Err(InvalidHistogram::Other(format!(
                     "zero bucket has observation count of {}: histogram has a bucket whose observation \
                      count is negative",
-                    self.zero_count
+                    GoFloat(self.zero_count)
                 )));
             }
+            check_no_custom_bounds(self.custom_values.is_some())?;
         }
         if self.count < 0.0 {
             return Err(InvalidHistogram::Other(format!(
-                "observation count is {}: histogram's observation count is negative",
-                self.count
+                "observation count is  {}: histogram's observation count is negative",
+                GoFloat(self.count)
             )));
         }
         side("positive side", check_float_counts(&self.positive_buckets))
@@ -98,10 +100,11 @@ impl IntHistogram {
                 !self.negative_deltas.is_empty(),
             )?;
         } else {
-            check_exponential(self.schema, self.custom_values.is_some())?;
+            check_schema(self.schema)?;
             side("positive side", check_spans(&self.positive_spans, self.positive_deltas.len()))?;
             side("negative side", check_spans(&self.negative_spans, self.negative_deltas.len()))?;
             side("negative side", check_deltas(&self.negative_deltas, &mut in_buckets))?;
+            check_no_custom_bounds(self.custom_values.is_some())?;
         }
         side("positive side", check_deltas(&self.positive_deltas, &mut in_buckets))?;
         let (wrong, text) = if self.sum.is_nan() {
@@ -129,10 +132,14 @@ fn side(side: &'static str, checked: Result<(), String>) -> Result<(), InvalidHi
     checked.map_err(|reason| InvalidHistogram::Side { side, reason })
 }
 
-fn check_exponential(schema: i32, has_custom_bounds: bool) -> Result<(), InvalidHistogram> {
+fn check_schema(schema: i32) -> Result<(), InvalidHistogram> {
     if !(MIN_EXPONENTIAL_SCHEMA..=MAX_EXPONENTIAL_SCHEMA).contains(&schema) {
         return Err(InvalidHistogram::Schema(schema));
     }
+    Ok(())
+}
+
+fn check_no_custom_bounds(has_custom_bounds: bool) -> Result<(), InvalidHistogram> {
     if has_custom_bounds {
         let text = "histogram with exponential schema must not have custom bounds";
         return Err(InvalidHistogram::Other(text.to_owned()));
@@ -182,15 +189,22 @@ fn check_spans(spans: &[Span], n_buckets: usize) -> Result<(), String> {
 }
 
 fn check_custom(bounds: &[f64], spans: &[Span], n_buckets: usize) -> Result<(), String> {
-    if bounds.iter().any(|bound| bound.is_nan()) {
-        return Err("histogram custom bounds must not be NaN".to_owned());
-    }
-    if let Some(pair) = bounds.windows(2).find(|pair| pair[1] <= pair[0]) {
-        return Err(format!(
-            "previous bound is {:.6} and current is {:.6}: histogram custom bounds must be in strictly \
-             increasing order",
-            pair[0], pair[1]
-        ));
+    let mut previous = None;
+    for &bound in bounds {
+        if bound.is_nan() {
+            return Err("histogram custom bounds must not be NaN".to_owned());
+        }
+        if let Some(previous) = previous
+            && bound <= previous
+        {
+            return Err(format!(
+                "previous bound is {} and current is {}: histogram custom bounds must be in strictly \
+                 increasing order",
+                fixed(previous),
+                fixed(bound)
+            ));
+        }
+        previous = Some(bound);
     }
     if bounds.last() == Some(&f64::INFINITY) {
         let text = "last +Inf bound must not be explicitly defined: histogram custom bounds must be finite";
@@ -216,13 +230,18 @@ fn check_custom(bounds: &[f64], spans: &[Span], n_buckets: usize) -> Result<(), 
     Ok(())
 }
 
+/// As Go's `%f`.
+fn fixed(value: f64) -> String {
+    if value.is_finite() { format!("{value:.6}") } else { GoFloat(value).to_string() }
+}
+
 fn check_float_counts(counts: &[f64]) -> Result<(), String> {
     match counts.iter().position(|&count| count < 0.0) {
         Some(at) => Err(format!(
             "bucket number {} has observation count of {}: histogram has a bucket whose observation count \
              is negative",
             at + 1,
-            counts[at]
+            GoFloat(counts[at])
         )),
         None => Ok(()),
     }
