@@ -11,8 +11,13 @@ use std::time::{Duration, Instant};
 
 /// How often the sealer looks whether a table is due.
 const TICK: Duration = Duration::from_secs(1);
-/// How often a failed recovery of the log is tried again.
+/// How often a failed seal or recovery of the log is tried again, whatever the disk says.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often the disk is asked for its free space after a failure: a call of a microsecond.
+const WATCH: Duration = Duration::from_millis(200);
+/// By how much the free space must have grown since a failure to try again early: far below what a seal
+/// writes, above what logs of other programs come and go by.
+const GROWN_BYTES: u64 = 1 << 20;
 /// How often retention is enforced and the ballast checked.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// How long compaction pauses when there is nothing to merge.
@@ -58,12 +63,33 @@ pub(crate) fn shut_down(inner: &Inner) {
     inner.compactor.set();
 }
 
+/// When sealing failed last, and how much space was free then.
+struct Failure {
+    at: Instant,
+    free_bytes: Option<u64>,
+}
+
+impl Failure {
+    /// Whether to try again: after some time, or once there is more space. Never sooner than after
+    /// [`WATCH`], so that a disk on which space comes and goes does not have everything sealed in vain in a loop.
+    fn is_over(&self, now: Instant, free_bytes: impl FnOnce() -> Option<u64>) -> bool {
+        let waited = now.saturating_duration_since(self.at);
+        let has_grown = || match (self.free_bytes, free_bytes()) {
+            (Some(before), Some(free)) => free >= before.saturating_add(GROWN_BYTES),
+            _ => false,
+        };
+        waited >= RETRY || waited >= WATCH && has_grown()
+    }
+}
+
 fn run_sealer(inner: &Inner) {
     let mut retention_at = Instant::now();
-    let mut retry_at = Instant::now();
+    let mut failure: Option<Failure> = None;
     while !inner.interrupts.is_stopped() {
-        if Instant::now() >= retry_at && !inner.seal_due() {
-            retry_at = Instant::now() + RETRY;
+        let free_bytes = || inner.ballast.free_bytes();
+        if failure.as_ref().is_none_or(|failure| failure.is_over(Instant::now(), free_bytes)) {
+            let failed = !inner.seal_due();
+            failure = failed.then(|| Failure { at: Instant::now(), free_bytes: free_bytes() });
         }
         inner.reap();
         if Instant::now() >= retention_at {
@@ -73,7 +99,11 @@ fn run_sealer(inner: &Inner) {
             }
             retention_at = Instant::now() + RETENTION_EVERY;
         }
-        inner.sealer.wait(TICK);
+        match failure {
+            // Refused appends set the signal, many a second.
+            Some(_) => std::thread::sleep(WATCH),
+            None => inner.sealer.wait(TICK),
+        }
     }
 }
 
@@ -130,9 +160,30 @@ impl Inner {
             }
             Err(error) => {
                 self.make_room();
-                tracing::error!(error = error_chain(&error), "cannot take samples yet, trying again in 5 s");
+                tracing::error!(error = error_chain(&error), "cannot take samples yet, trying again soon");
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_over_after_a_while_or_with_more_space() {
+        let at = Instant::now();
+        let failure = Failure { at, free_bytes: Some(4096) };
+        let free = |bytes| move || Some(bytes);
+        assert!(!failure.is_over(at + WATCH, free(4096)));
+        assert!(!failure.is_over(at + WATCH, free(GROWN_BYTES)));
+        assert!(failure.is_over(at + WATCH, free(GROWN_BYTES + 4096)));
+        assert!(!failure.is_over(at + WATCH / 2, free(u64::MAX)));
+        assert!(failure.is_over(at + RETRY, free(0)));
+        // A file system that does not tell.
+        assert!(!failure.is_over(at + WATCH, || None));
+        assert!(failure.is_over(at + RETRY, || None));
+        assert!(!Failure { at, free_bytes: None }.is_over(at + WATCH, free(1 << 40)));
     }
 }
