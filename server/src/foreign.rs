@@ -1,13 +1,14 @@
 //! What of a data directory is not the store's own, so that the start can say that it is not read.
 
+use crate::queries::active_file;
 use chronolith_storage::db::directory::OWN_ENTRIES;
 use std::path::Path;
 
 /// How many foreign entries a message names.
 const N_NAMED: usize = 5;
 
-/// What a file system or a server before this one leaves in a directory, and which says nothing.
-const HARMLESS: [&str; 3] = ["lost+found", "snapshots", "queries.active"];
+/// What a file system or a server leaves in a directory beside its store.
+const HARMLESS: [&str; 3] = ["lost+found", "snapshots", active_file::FILE_NAME];
 
 /// Folders and files that a Prometheus TSDB has beside its blocks.
 const PROMETHEUS_ENTRIES: [&str; 4] = ["wal", "wbl", "chunks_head", "lock"];

@@ -2,6 +2,7 @@
 
 use chronolith::cli::{self, CliError, EXIT_USAGE, Settings};
 use chronolith::config::Config;
+use chronolith::queries::active_file;
 use chronolith::scrape::{ScrapeManager, ScrapeOptions};
 use chronolith::state::{State, n_threads};
 use chronolith::store::{self, OpenDb, Store};
@@ -190,6 +191,10 @@ fn open(state: &State) -> Result<Arc<dyn Store>, String> {
     tracing::info!(path = %settings.storage_path.display(), duration = ?started.elapsed(), "Store opened");
     for lost in db.status().lost {
         tracing::warn!(what = lost.what, reason = lost.reason, "damaged data was put aside");
+    }
+    // Only now that the directory is locked: the file may be that of a server that runs.
+    if let Some(file) = active_file::begin(&settings.storage_path, settings.max_concurrent_queries) {
+        state.queries.keep_in(file);
     }
     Ok(Arc::new(OpenDb::new(db)))
 }

@@ -1,12 +1,15 @@
-//! The queries that are being worked on: to be listed, and to be ended.
+//! The queries that are being worked on: to be listed, to be ended, and to be told after a kill.
+
+pub mod active_file;
 
 use crate::api::work::Deadline;
+use active_file::{ActiveFile, Slot};
 use chronolith_query::QueryRequest;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 /// Where a request came from and went to.
@@ -98,9 +101,16 @@ impl ActiveQuery {
 pub struct ActiveQueries {
     last: AtomicU64,
     queries: Mutex<BTreeMap<u64, Arc<ActiveQuery>>>,
+    file: OnceLock<Arc<ActiveFile>>,
 }
 
 impl ActiveQueries {
+    /// From here on what runs is written to `file`, too.
+    pub fn keep_in(&self, file: Arc<ActiveFile>) {
+        // A server opens one store, and with it one file.
+        let _ = self.file.set(file);
+    }
+
     /// Puts a query on the list; it stays there as long as what comes back lives.
     pub fn register(self: &Arc<Self>, asked: Asked, deadline: Arc<Deadline>) -> Registered {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
@@ -113,7 +123,7 @@ impl ActiveQueries {
             stage: AtomicU8::new(Stage::Queued as u8),
         });
         self.queries.lock().insert(id, Arc::clone(&query));
-        Registered { queries: Arc::clone(self), query }
+        Registered { queries: Arc::clone(self), query, slot: Mutex::default() }
     }
 
     /// All of them, by arrival.
@@ -136,12 +146,19 @@ impl ActiveQueries {
 pub struct Registered {
     queries: Arc<ActiveQueries>,
     query: Arc<ActiveQuery>,
+    /// Its slot in the file, as long as it runs.
+    slot: Mutex<Option<Slot>>,
 }
 
 impl Registered {
-    /// Tells how far the query is.
+    /// Tells how far the query is. A query that runs leaves that stage before its permit to run goes to another,
+    /// so that there is a slot of the file for each.
     pub fn enter(&self, stage: Stage) {
         self.query.stage.store(stage as u8, Ordering::Relaxed);
+        *self.slot.lock() = match (stage, self.queries.file.get()) {
+            (Stage::Running, Some(file)) => file.enter(&self.query.asked.text, SystemTime::now()),
+            _ => None,
+        };
     }
 
     /// The query.

@@ -232,4 +232,60 @@ mod tests {
         std::fs::write(&file, "global: {scrape_interval: 4s}\n").unwrap();
         until("the mended file", || interval() == 4000 && state.last_reload.lock().successful).await;
     }
+
+    #[tokio::test]
+    async fn the_query_log_is_opened_anew_by_reloads() {
+        use crate::queries::{Asked, Origin};
+        let (folder, file, state) = watched("1h", "").await;
+        let path = |name: &str| folder.path().join(name);
+        let configure =
+            |log: &str| std::fs::write(&file, format!("global: {{query_log_file: {log}}}\n")).unwrap();
+        let reload = || async {
+            let (answer, answered) = oneshot::channel();
+            state.reload.send(answer).await.unwrap();
+            answered.await.unwrap()
+        };
+        let log = |text: &str| {
+            let origin = Origin { client: None, method: "GET".to_owned(), path: "/".to_owned() };
+            let asked = Asked { text: text.to_owned(), start: 0, end: 0, step_ms: 0, origin };
+            state.query_log.write(&asked, None, |out| out.extend_from_slice(b"{}"));
+        };
+        let queries = |name: &str| -> Vec<String> {
+            let text = std::fs::read_to_string(path(name)).unwrap();
+            let query = |line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["params"]["query"].as_str().unwrap().to_owned()
+            };
+            text.lines().map(query).collect()
+        };
+        log("nowhere");
+        configure("a.log");
+        reload().await.unwrap();
+        log("first");
+        configure("b.log");
+        reload().await.unwrap();
+        log("second");
+        // The same file again: what is there stays.
+        reload().await.unwrap();
+        log("third");
+        // Moved away, as log rotation does: the open file is written until SIGHUP.
+        std::fs::rename(path("b.log"), path("b.log.1")).unwrap();
+        log("fourth");
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+        until("the new file", || path("b.log").exists() && state.last_reload.lock().successful).await;
+        // The file is made before it is put in force; this reload comes after that one.
+        reload().await.unwrap();
+        log("fifth");
+        // A log that cannot be opened leaves all as it was.
+        configure("no/such/folder.log");
+        let error = reload().await.unwrap_err();
+        assert!(error.starts_with("can't create json log file: open "), "{error}");
+        log("sixth");
+        std::fs::write(&file, "").unwrap();
+        reload().await.unwrap();
+        log("nowhere");
+        assert_eq!(queries("a.log"), ["first"]);
+        assert_eq!(queries("b.log.1"), ["second", "third", "fourth"]);
+        assert_eq!(queries("b.log"), ["fifth", "sixth"]);
+    }
 }

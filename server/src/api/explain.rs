@@ -4,14 +4,14 @@ use super::Ready;
 use super::error::ApiError;
 use super::json::{self, Object};
 use super::params::Params;
-use super::query::{self, QueryMetrics};
+use super::query::{self, QueryMetrics, Timings};
 use super::response::{success_with, text};
 use super::work::{blocking, enter_gate};
 use crate::queries::{Origin, Stage};
 use axum::http::StatusCode;
 use axum::response::Response;
 use chronolith_query::explain::{ExplainedNode, Measured, MeasuredRead, Outcome};
-use chronolith_query::{Clock, Explanation};
+use chronolith_query::{Clock, Explanation, QueryError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,8 @@ impl Clock for Stopwatch {
 }
 
 /// `GET, POST /api/v1/explain`: of a range query if `start`, `end` or `step` is given, of an instant query at `time`
-/// otherwise. Under the limits of queries, and on the list of running ones.
+/// otherwise. Under the limits of queries, and on the list of running ones; an analysis is in the query log, as it
+/// evaluates the query.
 pub async fn explain(ready: Ready, origin: Origin, params: Params) -> Result<Response, ApiError> {
     let analyze = flag(&params, "analyze")?;
     let as_text = match params.get("format") {
@@ -38,15 +39,44 @@ pub async fn explain(ready: Ready, origin: Origin, params: Params) -> Result<Res
         if range { query::asked_range(&params, origin)? } else { query::asked_instant(&params, origin)? };
     let deadline = query::deadline(&ready.state, &params)?;
     let lookback_delta_ms = query::lookback_delta(&params)?;
-    let running = QueryMetrics::new(&ready.state).start();
+    let metrics = QueryMetrics::new(&ready.state);
+    let running = metrics.start();
     let registered = ready.state.queries.register(asked, Arc::clone(&deadline));
-    let permit = enter_gate(&ready.state.query_gate, &deadline).await?;
+    let entered = enter_gate(&ready.state.query_gate, &deadline).await;
+    let queued = registered.query().started.elapsed();
+    metrics.waited(queued);
+    let permit = match entered {
+        Ok(permit) => permit,
+        Err(error) => {
+            if analyze {
+                let timings = Timings { queued, ..Timings::default() };
+                query::log_failure(&ready.state, &registered, &error.to_string(), timings);
+            }
+            return Err(error);
+        }
+    };
     blocking(deadline, move |deadline| {
         registered.enter(Stage::Running);
         let request = registered.query().asked.request(range, lookback_delta_ms);
         let clock = analyze.then(|| Arc::new(Stopwatch(Instant::now())) as Arc<dyn Clock>);
-        let explanation = ready.state.engine.explain(&*ready.store, &request, deadline, clock)?;
+        let started = Instant::now();
+        let explained = ready.state.engine.explain(&*ready.store, &request, deadline, clock);
+        let timings = Timings { queued, executed: started.elapsed() };
+        registered.enter(Stage::Sending);
         drop((permit, running));
+        let explanation = match explained {
+            Ok(explanation) => explanation,
+            Err(error) => {
+                if analyze && !matches!(error, QueryError::Parse(_)) {
+                    query::log_failure(&ready.state, &registered, &error.to_string(), timings);
+                }
+                return Err(error.into());
+            }
+        };
+        if let Some(outcome) = &explanation.outcome {
+            query::log(&ready.state, &registered, None, &outcome.stats, timings, false);
+            metrics.evaluated(&outcome.stats, timings.executed);
+        }
         if as_text {
             return Ok(text(StatusCode::OK, explanation.to_string()));
         }

@@ -91,9 +91,11 @@ struct Wanted {
 
 /// How long the parts of a query took.
 #[derive(Clone, Copy, Default)]
-struct Timings {
-    queued: Duration,
-    executed: Duration,
+pub(super) struct Timings {
+    /// From its arrival until it may run.
+    pub(super) queued: Duration,
+    /// Running.
+    pub(super) executed: Duration,
 }
 
 async fn run(
@@ -107,12 +109,12 @@ async fn run(
     let registered = ready.state.queries.register(asked, Arc::clone(&deadline));
     let entered = enter_gate(&ready.state.query_gate, &deadline).await;
     let queued = registered.query().started.elapsed();
-    metrics.queue_time.observe(queued.as_secs_f64());
+    metrics.waited(queued);
     let permit = match entered {
         Ok(permit) => permit,
         Err(error) => {
             let timings = Timings { queued, ..Timings::default() };
-            log(&ready.state, &registered, Some(&error.to_string()), &QueryStats::default(), timings, false);
+            log_failure(&ready.state, &registered, &error.to_string(), timings);
             return Err(error);
         }
     };
@@ -128,22 +130,23 @@ async fn run(
             false => engine.execute(&*ready.store, &request, deadline),
         };
         let executed = started.elapsed();
+        registered.enter(Stage::Sending);
         drop((permit, running));
-        metrics.inner_eval.observe(executed.as_secs_f64());
         let timings = Timings { queued, executed };
         let mut output = match output {
             Ok(output) => output,
             Err(error) => {
                 // What does not parse was never a query to Prometheus's engine, and is not in its log.
                 if !matches!(error, QueryError::Parse(_)) {
-                    log(&ready.state, &registered, Some(&error.to_string()), &QueryStats::default(), timings, false);
+                    log_failure(&ready.state, &registered, &error.to_string(), timings);
                 }
+                metrics.evaluated(&QueryStats::default(), executed);
                 return Err(error.into());
             }
         };
         let by_step = wanted.stats == "all";
         log(&ready.state, &registered, None, &output.stats, timings, by_step);
-        metrics.samples.add(output.stats.samples_read);
+        metrics.evaluated(&output.stats, executed);
         answer::cut(&mut output, wanted.limit);
         let mut stats = Vec::new();
         if !wanted.stats.is_empty() {
@@ -160,15 +163,19 @@ async fn run(
             interval: asked.step_ms,
             n: if wanted.range { ((asked.end - asked.start) / asked.step_ms) as usize + 1 } else { 1 },
         };
-        registered.enter(Stage::Sending);
         let answer = QueryAnswer::new(output, steps, &stats, Some(registered))?;
         Ok(respond(answer, Some(answer_deadline)))
     })
     .await
 }
 
+/// Writes the query log for a query that failed.
+pub(super) fn log_failure(state: &ServerState, registered: &Registered, error: &str, timings: Timings) {
+    log(state, registered, Some(error), &QueryStats::default(), timings, false);
+}
+
 /// Writes the query log.
-fn log(
+pub(super) fn log(
     state: &ServerState,
     registered: &Registered,
     error: Option<&str>,
@@ -269,6 +276,17 @@ impl QueryMetrics {
     pub(super) fn start(&self) -> impl Drop + use<> {
         self.running.add(1.0);
         Running(self.running.clone())
+    }
+
+    /// Counts a query that need not wait any longer.
+    pub(super) fn waited(&self, queued: Duration) {
+        self.queue_time.observe(queued.as_secs_f64());
+    }
+
+    /// Counts a query that was evaluated.
+    pub(super) fn evaluated(&self, stats: &QueryStats, executed: Duration) {
+        self.inner_eval.observe(executed.as_secs_f64());
+        self.samples.add(stats.samples_read);
     }
 }
 

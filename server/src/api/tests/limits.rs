@@ -223,12 +223,24 @@ async fn queries_are_logged_with_their_client() {
     assert!(stream.read(&mut buffer).await.unwrap() > 0);
     assert_eq!(server.get("/api/v1/query?query=up%20%2B%20on()%20up&time=1700000000").await.status, 422);
     assert_eq!(server.get("/api/v1/query?query=up%20%2B").await.status, 400);
+    // A plan evaluates nothing, an analysis does.
+    let explain = "/api/v1/explain?query=sum(up)&time=1700000000";
+    assert_eq!(server.get(explain).await.status, 200);
+    assert_eq!(server.get(&format!("{explain}&analyze=true")).await.status, 200);
+    let path_of_failure = "/api/v1/explain?analyze=true&query=up%20%2B%20on()%20up&time=1700000000";
+    assert_eq!(server.get(path_of_failure).await.status, 422);
     server.state.query_log.set(None);
     assert_eq!(server.get("/api/v1/query?query=up").await.status, 200);
 
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(lines.len(), 4, "{text}");
+    assert_eq!(
+        (&lines[2]["params"]["query"], &lines[2]["httpRequest"]["path"]),
+        (&json!("sum(up)"), &json!("/api/v1/explain"))
+    );
+    assert_eq!(lines[2]["stats"]["samples"]["samplesRead"], 2);
+    assert!(lines[3]["error"].as_str().unwrap().contains("many-to-many"), "{text}");
     assert_eq!(
         lines[0]["params"],
         json!({"query": "up", "start": "2023-11-14T22:13:20.000Z", "end": "2023-11-14T22:14:20.000Z", "step": 30})
