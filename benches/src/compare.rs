@@ -13,6 +13,7 @@ use crate::verify::{Verified, lost, verify};
 use queries::{Load, QueryTimes};
 use servers::{Kind, Server, Started, data_dir};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A server has to stop within.
@@ -77,6 +78,8 @@ pub struct Costs {
     pub peak_resident_bytes: u64,
     /// Resident memory at equal steps of the way.
     pub resident_bytes: Vec<u64>,
+    /// Bytes and files of the data folder at these steps, ballast included.
+    pub folder: Vec<(u64, u64)>,
     /// First start to answering.
     pub start_seconds: f64,
     /// From the start after `kill -9` to answering.
@@ -135,7 +138,7 @@ fn run_started(
     let name = &server.name;
     let mut started = server.start(dir, options.server_cpus.as_deref())?;
     let mut costs = Costs { start_seconds: started.start.as_secs_f64(), ..Costs::default() };
-    let (sending, beside) = feed(server, source, expected, options, &started, &mut costs)?;
+    let (sending, beside) = feed(server, source, expected, options, &started, (&data_dir(dir), &mut costs))?;
     if let Some(mut process) = started.process.take() {
         let used = usage(process.pid()).map_err(|e| format!("{name} ended: {e}"))?;
         costs.first_life(&used, sending.samples);
@@ -159,7 +162,7 @@ fn run_started(
         drop(started);
         std::fs::remove_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         started = server.start(dir, options.server_cpus.as_deref())?;
-        feed(server, source, expected, options, &started, &mut Costs::default())?;
+        feed(server, source, expected, options, &started, (&data_dir(dir), &mut Costs::default()))?;
     }
     let before_settle = usage_of(&started);
     settle(&started, &data_dir(dir), options.settle);
@@ -190,7 +193,7 @@ fn feed(
     expected: &Expected,
     options: &Options,
     started: &Started,
-    costs: &mut Costs,
+    (data, costs): (&Path, &mut Costs),
 ) -> Result<(SendReport, Option<Load>), String> {
     let send_options = SendOptions {
         url: started.write_url(server.format),
@@ -199,14 +202,21 @@ fn feed(
         speed: options.speed,
     };
     let pid = started.process.as_ref().map(Process::pid);
-    let step = (source.n_samples() / N_MEMORY_POINTS).max(1);
+    let n_samples = source.n_samples().max(1);
+    let step = (n_samples / N_MEMORY_POINTS).max(1);
+    // How far the samples are that the server has by now.
+    let clock = AtomicI64::new(expected.begin);
     let mut watch = |sent: u64| {
+        let part = sent as f64 / n_samples as f64;
+        let time = expected.begin + ((expected.maxt - expected.begin) as f64 * part) as i64;
+        clock.store(time.min(expected.maxt), Ordering::Relaxed);
         if let Some(pid) = pid.filter(|_| costs.resident_bytes.len() as u64 <= sent / step) {
             costs.resident_bytes.push(resident_bytes(pid));
+            costs.folder.push(folder_bytes(data));
         }
     };
     let title = format!("{}: sending by {}", server.name, server.format.title());
-    queries::beside(&started.url, expected, options.query_connections, || {
+    queries::beside(&started.url, expected, &clock, options.query_connections, || {
         sender::send(source, &send_options, &title, &mut watch)
     })
 }

@@ -13,7 +13,9 @@ pub struct Expected {
     pub counts: BTreeMap<String, Count>,
     /// Series.
     pub n_series: u64,
-    /// Time of the first sample, milliseconds.
+    /// Time of the first sample that is sent, milliseconds.
+    pub begin: i64,
+    /// Time of the first sample that is expected back.
     pub mint: i64,
     /// Time of the last sample.
     pub maxt: i64,
@@ -49,16 +51,20 @@ struct Seen {
 }
 
 impl Expected {
-    /// Reads the source twice: for counts, and for the samples of `n_checked` series spread evenly.
+    /// Reads the source three times: for the times, for counts, and for the samples of `n_checked` series spread evenly. Of servers that
+    /// keep no more, only the `newest_ms` milliseconds before the last sample are expected.
     ///
     /// # Errors
     /// If the source is broken.
-    pub fn of(source: &Source, n_checked: usize) -> Result<Self, String> {
+    pub fn of(source: &Source, n_checked: usize, newest_ms: Option<i64>) -> Result<Self, String> {
         let mut seen: HashMap<Box<[u8]>, Seen> = HashMap::new();
-        let (mut mint, mut maxt) = (i64::MAX, i64::MIN);
+        let (begin, maxt) = time_range(source)?;
+        let mint = newest_ms.map_or(begin, |newest| maxt.saturating_sub(newest).max(begin));
         source.requests((0, 1), &mut |batch| {
             for (key, timestamp, value, _) in samples(batch)? {
-                (mint, maxt) = (mint.min(timestamp), maxt.max(timestamp));
+                if timestamp < mint {
+                    continue;
+                }
                 let number = seen.len() as u32;
                 let counts = match seen.get_mut(key) {
                     Some(seen) => &mut seen.counts,
@@ -73,12 +79,10 @@ impl Expected {
             }
             Ok(())
         })?;
-        if seen.is_empty() {
-            return Err("the source holds no sample".to_owned());
-        }
         let mut expected = Self {
             counts: BTreeMap::new(),
             n_series: seen.len() as u64,
+            begin,
             mint,
             maxt,
             series: Vec::new(),
@@ -106,7 +110,7 @@ impl Expected {
         expected.common_name = common.map(|(name, _)| name).unwrap_or_default();
         source.requests((0, 1), &mut |batch| {
             for (key, timestamp, value, is_histogram) in samples(batch)? {
-                if let Some(&at) = checked.get(key) {
+                if let Some(&at) = checked.get(key).filter(|_| timestamp >= mint) {
                     expected.series[at].samples.push((timestamp, value));
                     expected.series[at].is_histogram = is_histogram;
                 }
@@ -123,6 +127,19 @@ impl Expected {
             nans: sum.nans + count.nans,
         })
     }
+}
+
+/// Times of the first and of the last sample.
+fn time_range(source: &Source) -> Result<(i64, i64), String> {
+    let mut range: Option<(i64, i64)> = None;
+    source.requests((0, 1), &mut |batch| {
+        for (_, timestamp, ..) in samples(batch)? {
+            let (begin, end) = range.unwrap_or((timestamp, timestamp));
+            range = Some((begin.min(timestamp), end.max(timestamp)));
+        }
+        Ok(())
+    })?;
+    range.ok_or_else(|| "the source holds no sample".to_owned())
 }
 
 /// Key, time, value and whether it is a histogram of each sample.
@@ -161,12 +178,19 @@ mod tests {
             samples_per_request: 11,
         };
         let source = Source::Fleet(Fleet::synthetic(&mixture, 3), schedule);
-        let expected = Expected::of(&source, 10).unwrap();
+        let expected = Expected::of(&source, 10, None).unwrap();
         assert_eq!(expected.n_series, 120);
         assert_eq!(expected.total(), Count { numbers: 120 * 7, nans: 0 });
         assert!(expected.counts.len() > 3);
         assert_eq!(expected.series.len(), 10);
         assert!(expected.series.iter().all(|series| series.samples.len() == 7));
         assert!(expected.mint >= 1_000_000 && expected.maxt < 1_007_000);
+        assert_eq!(expected.begin, expected.mint);
+
+        let newest = Expected::of(&source, 10, Some(2999)).unwrap();
+        assert_eq!((newest.begin, newest.maxt), (expected.begin, expected.maxt));
+        assert_eq!(newest.mint, expected.maxt - 2999);
+        assert_eq!(newest.total(), Count { numbers: 120 * 3, nans: 0 });
+        assert!(newest.series.iter().all(|series| series.samples.len() == 3));
     }
 }

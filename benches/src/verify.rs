@@ -107,10 +107,11 @@ impl Api {
     }
 }
 
-/// The range that holds all samples, as seen from its end, and the end in seconds.
+/// The range that holds all expected samples and none before, as seen from its end, and the end in seconds. It begins
+/// behind the millisecond it is counted from, but for Prometheus before 3.0.
 fn whole_range(expected: &Expected) -> (String, String) {
     let end = expected.maxt + 1000;
-    (format!("{}ms", end - expected.mint + 1000), seconds(end))
+    (format!("{}ms", end - expected.mint + 1), seconds(end))
 }
 
 /// Milliseconds as the API takes times.

@@ -5,7 +5,7 @@ use crate::expect::Expected;
 use crate::http::Url;
 use crate::sender::Quantiles;
 use crate::verify::{Api, seconds};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between the queries of a connection beside the sender.
@@ -57,7 +57,7 @@ fn queries(expected: &Expected, maxt: i64) -> Vec<Query> {
         Query { title, endpoint: "query", text, parameters }
     };
     let range = |title, text: String, length: i64| {
-        let length = length.min(maxt - expected.mint).max(60_000);
+        let length = length.min(maxt - expected.begin).max(60_000);
         let step = (length / MAX_POINTS).max(15_000);
         let parameters = vec![
             ("query", text.clone()),
@@ -80,7 +80,7 @@ fn queries(expected: &Expected, maxt: i64) -> Vec<Query> {
         range("rate of a metric, all of the time", format!("sum(rate({name}[5m]))"), i64::MAX / 4),
         instant("names with most series, now", "topk(5, count by (__name__) ({__name__!=\"\"}))".to_owned()),
     ];
-    let parameters = vec![("start", seconds(expected.mint)), ("end", end.clone())];
+    let parameters = vec![("start", seconds(expected.begin)), ("end", end.clone())];
     let text = "label/instance/values".to_owned();
     all.push(Query { title: "values of a label", endpoint: "label/instance/values", text, parameters });
     all
@@ -130,13 +130,14 @@ pub fn measure(url: &Url, expected: &Expected, rounds: u32) -> Result<Vec<QueryT
     Ok(all)
 }
 
-/// Does `work` while `connections` connections send queries, if there are any.
+/// Does `work` while `connections` connections send queries, if there are any, about the time that `clock` tells.
 ///
 /// # Errors
 /// Of `work`.
 pub fn beside<T>(
     url: &Url,
     expected: &Expected,
+    clock: &AtomicI64,
     connections: u32,
     work: impl FnOnce() -> Result<T, String>,
 ) -> Result<(T, Option<Load>), String> {
@@ -148,13 +149,11 @@ pub fn beside<T>(
                 scope.spawn(move || {
                     let mut api = Api::new(url);
                     let (mut times, mut failed) = (Vec::new(), 0u64);
-                    // Over all of the time, whatever of it has come already.
-                    let all = queries(expected, expected.maxt);
-                    for query in all.iter().cycle().skip(number as usize) {
-                        if stop.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        match ask(&mut api, query) {
+                    let mut turn = number as usize;
+                    while !stop.load(Ordering::Relaxed) {
+                        let all = queries(expected, clock.load(Ordering::Relaxed));
+                        turn += 1;
+                        match ask(&mut api, &all[turn % all.len()]) {
                             Ok((time, _)) => times.push(time as f32),
                             Err(_) => failed += 1,
                         }

@@ -71,7 +71,7 @@ pub fn load() -> String {
 
 type Row = (&'static str, fn(&Outcome) -> String);
 
-const ROWS: [Row; 21] = [
+const ROWS: [Row; 22] = [
     ("format", |o| o.format.to_owned()),
     ("server CPU per sample", |o| cost(o, |c, _| format!("{:.3} us", c.cpu_microseconds_per_sample))),
     ("CPU after that start: sealing, compaction", |o| {
@@ -86,12 +86,12 @@ const ROWS: [Row; 21] = [
         format!("{} / {}", o.sending.retries, o.sending.samples_refused)
     }),
     ("peak resident memory", |o| cost(o, |c, _| mb(c.peak_resident_bytes))),
-    ("resident at 25, 50, 75, 100 %", |o| {
+    ("resident at 25, 50, 75, 100 %", |o| cost(o, |c, _| format!("{} MB", megabytes(&c.resident_bytes)))),
+    ("folder at 25, 50, 75, 100 %, and files", |o| {
         cost(o, |c, _| {
-            let all = &c.resident_bytes;
-            let at = |quarter: usize| all.get((all.len() * quarter / 4).max(1) - 1).copied().unwrap_or(0);
-            let points: Vec<String> = (1..=4).map(|quarter| (at(quarter) / 1_000_000).to_string()).collect();
-            format!("{} MB", points.join(", "))
+            let bytes: Vec<u64> = c.folder.iter().map(|(bytes, _)| *bytes).collect();
+            let files = quarters(&c.folder.iter().map(|(_, files)| *files).collect::<Vec<_>>());
+            format!("{} MB; {}", megabytes(&bytes), files.map(|n| n.to_string()).join(", "))
         })
     }),
     ("handed to write calls", |o| cost(o, |c, n| per_sample(c.written_bytes, n))),
@@ -120,6 +120,15 @@ const ROWS: [Row; 21] = [
 fn cost(outcome: &Outcome, text: impl Fn(&super::Costs, f64) -> String) -> String {
     let n = outcome.sending.samples.max(1) as f64;
     outcome.process.as_ref().map_or_else(String::new, |costs| text(costs, n))
+}
+
+/// What was noted at the ends of the four quarters.
+fn quarters(all: &[u64]) -> [u64; 4] {
+    [1, 2, 3, 4].map(|quarter| all.get((all.len() * quarter / 4).max(1) - 1).copied().unwrap_or(0))
+}
+
+fn megabytes(bytes: &[u64]) -> String {
+    quarters(bytes).map(|bytes| (bytes / 1_000_000).to_string()).join(", ")
 }
 
 fn ms(time: f64) -> String {
@@ -231,7 +240,12 @@ mod tests {
             verified: Verified::default(),
             queries: vec![query.clone()],
         };
-        let costs = Costs { cpu_microseconds_per_sample: 0.25, disk_bytes: 200, ..Costs::default() };
+        let costs = Costs {
+            cpu_microseconds_per_sample: 0.25,
+            disk_bytes: 200,
+            folder: (1..=20).map(|step| (step * 1_000_000, step)).collect(),
+            ..Costs::default()
+        };
         let report = Report {
             machine: "m".into(),
             conditions: "c".into(),
@@ -242,6 +256,7 @@ mod tests {
         let text = report.markdown();
         assert!(text.contains("| server CPU per sample | 0.250 us |  |"), "{text}");
         assert!(text.contains("| on disk after a clean stop | 0.0 MB: 0.200 B a sample |  |"), "{text}");
+        assert!(text.contains("| 5, 10, 15, 20 MB; 5, 10, 15, 20 |  |"), "{text}");
         assert!(
             text.contains("| query, first / median: one series | 1.00 ms / 0.50 ms | 1.00 ms / 0.50 ms |")
         );

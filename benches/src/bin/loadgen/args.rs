@@ -1,5 +1,6 @@
 //! The command line.
 
+use chronolith_benches::expect::Expected;
 use chronolith_benches::fleet::synthetic::Mixture;
 use chronolith_benches::fleet::{Fleet, Schedule};
 use chronolith_benches::recording::Recording;
@@ -247,13 +248,29 @@ pub enum FormatArg {
 }
 
 #[derive(Args)]
+pub struct ExpectArgs {
+    /// Series whose samples are compared one by one.
+    #[arg(long, default_value_t = 100)]
+    pub checked_series: usize,
+    /// Count and compare the samples of so many last seconds only, of servers whose retention is shorter than
+    /// what is sent.
+    #[arg(long)]
+    pub newest_s: Option<u32>,
+}
+
+impl ExpectArgs {
+    pub fn of(&self, source: &Source) -> Result<Expected, String> {
+        Expected::of(source, self.checked_series, self.newest_s.map(|seconds| i64::from(seconds) * 1000))
+    }
+}
+
+#[derive(Args)]
 pub struct VerifyArgs {
     /// Base URL of the server.
     #[arg(long)]
     pub url: String,
-    /// Series whose samples are compared one by one.
-    #[arg(long, default_value_t = 100)]
-    pub checked_series: usize,
+    #[command(flatten)]
+    pub expect: ExpectArgs,
     #[command(flatten)]
     pub source: SourceArgs,
 }
@@ -276,9 +293,8 @@ pub struct CompareArgs {
     /// Repetitions of each query afterwards.
     #[arg(long, default_value_t = 5)]
     pub query_rounds: u32,
-    /// Series whose samples are compared one by one.
-    #[arg(long, default_value_t = 100)]
-    pub checked_series: usize,
+    #[command(flatten)]
+    pub expect: ExpectArgs,
     /// At most so long a server may seal and compact before its folder is measured.
     #[arg(long, default_value_t = 60)]
     pub settle_s: u64,

@@ -112,7 +112,7 @@ fn send_to(args: &SendArgs) -> Result<(), String> {
         }
     });
     let verified = match args.verify {
-        true => Some(verify(&base, &Expected::of(&source, 100)?, "counting")?),
+        true => Some(verify(&base, &Expected::of(&source, 100, None)?, "counting")?),
         false => None,
     };
     let sent = Sent {
@@ -136,7 +136,7 @@ fn verify_at(args: &VerifyArgs) -> Result<(), String> {
             "--start is needed: without it, samples end a minute before now, whenever that is".to_owned()
         );
     }
-    let expected = Expected::of(&args.source.open()?, args.checked_series)?;
+    let expected = args.expect.of(&args.source.open()?)?;
     let verified = verify(&Url::parse(&args.url)?, &expected, "counting")?;
     print_json(&verified)?;
     if verified.is_whole() { Ok(()) } else { Err("not everything came back".to_owned()) }
@@ -159,7 +159,7 @@ fn compare(args: &CompareArgs) -> Result<(), String> {
         dir: dir.clone(),
     };
     eprintln!("sending to {} server(s): {}", servers.len(), args.source.describe(&source));
-    let expected = Expected::of(&source, args.checked_series)?;
+    let expected = args.expect.of(&source)?;
     let load = report::load();
     let mut report = Report {
         machine: report::machine(&dir),

@@ -157,6 +157,30 @@ pub fn compare(theirs: &Answer, ours: &Answer, version: Version) -> Verdict {
     Verdict::Equal { n_points }
 }
 
+/// Whether each point of an answer occurs in one of several that differ among themselves, and as many at each time
+/// as they have.
+pub fn is_mixture(answer: &Answer, others: &[Answer], version: Version) -> bool {
+    let n_by_time = |answer: &Answer| {
+        let mut n: BTreeMap<String, usize> = BTreeMap::new();
+        let times = answer.points.values().flat_map(BTreeMap::keys);
+        times.for_each(|time| *n.entry(time.clone()).or_default() += 1);
+        n
+    };
+    let occurs = |series: &String, time: &String, value: &Value| {
+        let found = |other: &Answer| other.points.get(series).and_then(|points| points.get(time)).cloned();
+        others.iter().filter_map(found).any(|other| same_value(&other, value, version))
+    };
+    let counts: Vec<_> = others.iter().map(n_by_time).collect();
+    let as_many = |(time, n): (&String, &usize)| {
+        let theirs = counts.iter().map(|counts| counts.get(time).copied().unwrap_or_default());
+        (theirs.clone().min()..=theirs.max()).contains(&Some(*n))
+    };
+    others.iter().any(|other| matches!(compare(other, &others[0], version), Verdict::Differ(_)))
+        && n_by_time(answer).iter().all(as_many)
+        && (answer.points.iter())
+            .all(|(series, points)| points.iter().all(|(time, value)| occurs(series, time, value)))
+}
+
 /// Texts of errors changed over the years, and which of several duplicates is named is chance.
 fn same_error(theirs: &str, ours: &str, version: Version) -> bool {
     version.major < 3
