@@ -1,6 +1,7 @@
 //! Programs under test: started on free ports, ended by their process id, never anything else.
 
 use crate::http::Client;
+use rustix::fs::{Advice, fadvise};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -163,6 +164,21 @@ pub fn folder_bytes(folder: &Path) -> (u64, u64) {
             Err(_) => (0, 0),
         })
         .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
+/// Makes the system forget the files below a folder. Nobody may have them open.
+pub fn drop_from_page_cache(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            drop_from_page_cache(&path);
+        } else if let Ok(file) = std::fs::File::open(&path) {
+            // Only what is on the disk can be forgotten. A file that cannot be synced stays: the run is less cold.
+            let _ = file.sync_all();
+            let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        }
+    }
 }
 
 /// The CPU time of a process to the nanosecond, where the system tells; [`usage`] counts whole ticks.

@@ -115,7 +115,7 @@ fn main() -> Result<(), String> {
         for server in &mut servers {
             for query in &queries {
                 let path = query.path(server.kind(), loaded.start, end);
-                servers::drop_from_page_cache(&server.data_dir());
+                chronolith_benches::process::drop_from_page_cache(&server.data_dir());
                 server.start()?;
                 server.wait_until_quiet()?;
                 let measured = measure::once(server, &path)?;

@@ -4,7 +4,6 @@ use chronolith_benches::fleet::{Fleet, Schedule};
 use chronolith_benches::http::Client;
 use chronolith_benches::process::{CpuClock, Process, free_port};
 use chronolith_wire::remote_write::{compress, v1};
-use rustix::fs::{Advice, fadvise};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -164,21 +163,6 @@ fn send(client: &mut Client, body: &[u8]) -> Result<(), String> {
             200..=299 => return Ok(()),
             429 | 503 => std::thread::sleep(Duration::from_millis(50)),
             status => return Err(format!("status {status}: {}", response.text())),
-        }
-    }
-}
-
-/// Makes the system forget the files below a folder. Nobody may have them open.
-pub fn drop_from_page_cache(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            drop_from_page_cache(&path);
-        } else if let Ok(file) = std::fs::File::open(&path) {
-            // Only what is on the disk can be forgotten. A file that cannot be synced stays: the run is less cold.
-            let _ = file.sync_all();
-            let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
     }
 }

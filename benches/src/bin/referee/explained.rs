@@ -36,6 +36,8 @@ fn reason_with_any(
                 Some("how many samples were made monotonic")
             } else if calls_elementary(text) && same_but_for(|note| Some(round_numbers(note))) {
                 Some(LAST_DIGITS)
+            } else if quantiles_of_buckets(text) && same_but_for(without_buckets) {
+                Some("several quantiles of buckets with equal bounds")
             } else if omitted(theirs).is_some() && omitted(theirs) == omitted(ours) {
                 Some("which ten annotations are shown")
             } else if same_but_for(without_resets) {
@@ -63,13 +65,15 @@ fn reason_with_any(
             }
             let denormal =
                 ["-307.95", "-709.08", "-709.09", "0.99999929"].iter().any(|log| theirs.contains(log));
-            if denormal && ["ln(", "log10(", "^"].iter().any(|name| text.contains(name)) {
+            let takes = |names: &[&str]| names.iter().any(|name| text.contains(name));
+            // `odd` holds denormal numbers; the logarithm may be used further.
+            if takes(&["ln(", "log10("]) && (denormal || text.contains("odd")) || denormal && takes(&["^"]) {
                 return Some("logarithms of denormal numbers");
             }
             if ["sin(", "cos(", "tan("].iter().any(|name| text.contains(name)) {
                 return Some("sines of huge numbers");
             }
-            if text.contains("histogram_quantiles(") && text.contains("lat_bucket") {
+            if quantiles_of_buckets(text) {
                 return Some("several quantiles of buckets with equal bounds");
             }
             if without_nan_buckets(theirs).is_some_and(|rest| without_nan_buckets(ours) == Some(rest)) {
@@ -88,6 +92,10 @@ fn without_nan_buckets(histogram: &str) -> Option<serde_json::Value> {
 }
 
 const LAST_DIGITS: &str = "last digits of elementary functions";
+
+fn quantiles_of_buckets(text: &str) -> bool {
+    text.contains("histogram_quantiles(") && text.contains("lat_bucket")
+}
 
 /// Whether a query calls a function that mathematical libraries round in different ways.
 fn calls_elementary(text: &str) -> bool {
@@ -192,6 +200,15 @@ fn omitted(notes: &BTreeSet<String>) -> Option<Vec<&String>> {
 #[expect(clippy::unnecessary_wraps, reason = "one of several ways to look at notes")]
 fn without_count(note: &str) -> Option<String> {
     Some(match (note.find(", over "), note.find(" samples from ")) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &note[..from], &note[to..]),
+        _ => note.to_owned(),
+    })
+}
+
+/// A note on monotonicity without buckets and difference; other notes as they are.
+#[expect(clippy::unnecessary_wraps, reason = "one of several ways to look at notes")]
+fn without_buckets(note: &str) -> Option<String> {
+    Some(match (note.find(", from buckets "), note.find(" samples from ")) {
         (Some(from), Some(to)) if from < to => format!("{}{}", &note[..from], &note[to..]),
         _ => note.to_owned(),
     })

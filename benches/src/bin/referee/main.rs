@@ -264,7 +264,8 @@ fn is_chance(
     ours: &Answer,
     version: Version,
 ) -> Result<bool, String> {
-    let limits = question.range && question.text.contains("limitk");
+    let limits =
+        question.range && ["limitk", "topk", "bottomk"].iter().any(|name| question.text.contains(name));
     let mut answers = Vec::new();
     for _ in 0..TRIES {
         let again = ask(theirs, question)?;
