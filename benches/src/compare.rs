@@ -6,7 +6,7 @@ pub mod report;
 pub mod servers;
 
 use crate::expect::Expected;
-use crate::process::{Process, Usage, folder_bytes, resident_bytes, usage};
+use crate::process::{Process, Usage, data_bytes, folder_bytes, resident_bytes, usage};
 use crate::sender::{self, SendOptions, SendReport};
 use crate::source::Source;
 use crate::verify::{Verified, lost, verify};
@@ -78,7 +78,7 @@ pub struct Costs {
     pub peak_resident_bytes: u64,
     /// Resident memory at equal steps of the way.
     pub resident_bytes: Vec<u64>,
-    /// Bytes and files of the data folder at these steps, ballast included.
+    /// Bytes and files of the data folder at these steps, without ballast.
     pub folder: Vec<(u64, u64)>,
     /// First start to answering.
     pub start_seconds: f64,
@@ -212,7 +212,8 @@ fn feed(
         clock.store(time.min(expected.maxt), Ordering::Relaxed);
         if let Some(pid) = pid.filter(|_| costs.resident_bytes.len() as u64 <= sent / step) {
             costs.resident_bytes.push(resident_bytes(pid));
-            costs.folder.push(folder_bytes(data));
+            let (bytes, files, _) = data_bytes(data);
+            costs.folder.push((bytes, files));
         }
     };
     let title = format!("{}: sending by {}", server.name, server.format.title());
@@ -234,10 +235,7 @@ impl Costs {
         self.written_bytes += used.written_bytes;
         self.device_written_bytes += used.device_written_bytes;
         self.stop_seconds = process.terminate(STOP_LIMIT).unwrap_or(STOP_LIMIT).as_secs_f64();
-        self.ballast_bytes = std::fs::metadata(data.join("BALLAST")).map_or(0, |file| file.len());
-        let (bytes, files) = folder_bytes(data);
-        self.disk_bytes = bytes - self.ballast_bytes;
-        self.n_files = files;
+        (self.disk_bytes, self.n_files, self.ballast_bytes) = data_bytes(data);
     }
 }
 

@@ -132,8 +132,9 @@ fn exchange(
     head.push_str("\r\n");
     let mut message = head.into_bytes();
     message.extend_from_slice(body);
-    connection.get_mut().write_all(&message)?;
-    let response = read_response(&mut connection)?;
+    let written = connection.get_mut().write_all(&message);
+    // A server may refuse a request, and close, before it has read the body.
+    let response = read_response(&mut connection).map_err(|error| written.err().unwrap_or(error))?;
     Ok((response, connection))
 }
 

@@ -166,6 +166,14 @@ pub fn folder_bytes(folder: &Path) -> (u64, u64) {
         .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
+/// Bytes and files of a data folder, and of the bytes those of Chronolith's ballast file, which are left out of the
+/// first number: they are given back when the disk is full.
+pub fn data_bytes(data: &Path) -> (u64, u64, u64) {
+    let ballast = std::fs::metadata(data.join("BALLAST")).map_or(0, |file| file.len());
+    let (bytes, n_files) = folder_bytes(data);
+    (bytes.saturating_sub(ballast), n_files, ballast)
+}
+
 /// Makes the system forget the files below a folder. Nobody may have them open.
 pub fn drop_from_page_cache(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };

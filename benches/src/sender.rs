@@ -19,6 +19,8 @@ const MAX_LEAD_SCRAPES: i64 = 10;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// A server that answers nothing for so long is given up.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// Why a connection ends if another one fails.
+const STOPPED: &str = "another connection failed";
 /// Refusals that are told word by word.
 const MAX_COMPLAINTS: usize = 3;
 
@@ -137,7 +139,11 @@ pub fn send(
         for sender in senders {
             match sender.join().map_err(|_| "a sender panicked".to_owned()).flatten() {
                 Ok(times) => latencies.extend(times),
-                Err(error) => _ = first_error.get_or_insert(error),
+                // Of several the cause.
+                Err(error) if first_error.as_ref().is_none_or(|first| first == STOPPED) => {
+                    first_error = Some(error);
+                }
+                Err(_) => {}
             }
         }
         first_error.map_or(Ok(()), Err)
@@ -195,7 +201,7 @@ fn send_part(
     let mut first = None;
     source.requests((connection, options.connections), &mut |batch| {
         if sent.stop.load(Ordering::Relaxed) {
-            return Err("another connection failed".to_owned());
+            return Err(STOPPED.to_owned());
         }
         let timestamp = first_timestamp(batch);
         pace.wait(connection, *first.get_or_insert(timestamp), timestamp, &sent.stop);
@@ -206,7 +212,7 @@ fn send_part(
             let begin = Instant::now();
             let response = client
                 .post(&options.url.path, options.format.headers(), body)
-                .map_err(|e| format!("{}: {e}", options.url.authority))?;
+                .map_err(|e| format!("{}{}: {e}", options.url.authority, options.url.path))?;
             latencies.push(begin.elapsed().as_secs_f32() * 1000.0);
             match response.status {
                 200..=299 => {

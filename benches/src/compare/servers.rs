@@ -68,6 +68,9 @@ impl Server {
                 ));
             }
         };
+        if format == Format::Import && kind != Kind::VictoriaMetrics {
+            return Err(format!("{text}: {name} takes no text import"));
+        }
         let mut words = target.unwrap_or("").split_whitespace().map(str::to_owned).peekable();
         let program = match words.next_if(|word| !word.starts_with('-')) {
             Some(program) => program,
@@ -232,7 +235,7 @@ mod tests {
         let started = Started { process: None, url, start: Duration::ZERO };
         assert_eq!(started.write_url(Format::V2).path, "/prefix/api/v1/write");
 
-        for wrong in ["thanos", "prometheus@v3", "mine=ftp://host", "mine"] {
+        for wrong in ["thanos", "prometheus@v3", "chronolith@import", "mine=ftp://host", "mine"] {
             assert!(Server::parse(wrong).is_err(), "{wrong}");
         }
     }

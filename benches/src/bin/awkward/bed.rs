@@ -2,7 +2,9 @@
 
 use chronolith_benches::compare::servers::{Server, Started, data_dir};
 use chronolith_benches::http::{Client, encode_component};
-use chronolith_benches::process::{Process, drop_from_page_cache, folder_bytes, resident_bytes, usage};
+use chronolith_benches::process::{
+    Process, data_bytes, drop_from_page_cache, folder_bytes, resident_bytes, usage,
+};
 use chronolith_benches::progress::short;
 use chronolith_benches::sender::encode::Encoder;
 use chronolith_model::append::AppendBatch;
@@ -104,9 +106,7 @@ impl Bed {
         let wall = mark.begin.elapsed();
         let pid = self.pid()?;
         let used = usage(pid).map_err(|e| format!("the server ended: {e}"))?;
-        let data = data_dir(&self.dir);
-        let (bytes, n_files) = folder_bytes(&data);
-        let ballast = std::fs::metadata(data.join("BALLAST")).map_or(0, |file| file.len());
+        let (disk_bytes, n_files, _) = data_bytes(&data_dir(&self.dir));
         let step = Step {
             title: title.to_owned(),
             samples: self.n_sent - mark.n_sent,
@@ -114,7 +114,7 @@ impl Bed {
             cpu_seconds: used.cpu_seconds - mark.cpu_seconds,
             peak_resident_bytes: used.peak_resident_bytes.max(resident_bytes(pid)),
             device_written_bytes: used.device_written_bytes.saturating_sub(mark.written_bytes),
-            disk_bytes: bytes.saturating_sub(ballast),
+            disk_bytes,
             n_files,
         };
         let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
