@@ -72,5 +72,32 @@ fn queries(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, queries);
+/// Queries in which parts repeat, evaluated at each place and only once; the last has none, for what it costs to look.
+fn repeats(c: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let db = open(folder.path());
+    fill(&db, &Grid::new(50, 100, 2), 0..N_SCRAPES);
+    let mut group = c.benchmark_group("repeats");
+    group.sample_size(20);
+    let rate = |n: u32| format!("rate(metric_04{n}_total[5m])");
+    for (name, text) in [
+        ("ratio", format!("{0} / ({0} + {1})", rate(2), rate(4))),
+        ("share_of_the_sum", format!("sum by (job) ({0}) / on () group_left sum({0})", "metric_042_total")),
+        (
+            "bounds",
+            r#"{__name__=~"metric_0[0-4].*"} > 1 and {__name__=~"metric_0[0-4].*"} < 1e12"#.to_owned(),
+        ),
+        ("ratio_without_repeats", format!("{} / ({} + {})", rate(2), rate(4), rate(6))),
+    ] {
+        for sharing in [false, true] {
+            let options = EngineOptions { threads: 1, sharing, ..EngineOptions::default() };
+            let engine = Engine::new(options);
+            let name = format!("{name}_{}", if sharing { "once" } else { "each" });
+            group.bench_function(name, |b| b.iter(|| run(&engine, &db, &text, true).stats.samples_read));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, queries, repeats);
 criterion_main!(benches);

@@ -7,6 +7,7 @@ use crate::eval::batch::Grid;
 use crate::eval::build::{Builder, Place, subquery_grid};
 use crate::eval::labels::LabelSets;
 use crate::eval::output::Held;
+use crate::eval::shared::SharedParts;
 use crate::eval::{Cx, Names, Node, Operator, output};
 use crate::explain::{Analysis, Clock, Explanation};
 use crate::limits::{
@@ -16,7 +17,7 @@ use crate::parser::{self, Expr, ParserOptions, ValueType};
 use crate::plan::{self, Plan, PlanKind, Times};
 use crate::stats::{QueryStats, Scope};
 use crate::value::Value;
-use chronolith_model::queryable::Queryable;
+use chronolith_model::queryable::{Queryable, Snapshot};
 use chronolith_model::symbols::SymbolTable;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -44,6 +45,11 @@ pub struct EngineOptions {
     pub on_thread_start: Option<fn()>,
     /// Rows of a batch, instead of as many as fit a cache. Tests set 1: results must not depend on it.
     pub batch_rows: Option<usize>,
+    /// Whether equal parts of a query are evaluated once. Off for tests: results must not depend on it.
+    pub sharing: bool,
+    /// Whether selectors read no more than what is above them needs, and do row-wise work themselves. Off for tests:
+    /// results must not depend on it.
+    pub pushdown: bool,
 }
 
 /// Parts of the language that Prometheus keeps behind feature flags.
@@ -111,6 +117,8 @@ impl Default for EngineOptions {
             features: Features::default(),
             on_thread_start: None,
             batch_rows: None,
+            sharing: true,
+            pushdown: true,
         }
     }
 }
@@ -218,16 +226,19 @@ impl Engine {
         let expr = self.parse(request.text)?;
         on_stack_for(&expr, || {
             let budget = self.budget(control);
-            let prepared = self.prepare(&budget, store, &expr, request, control, clock.clone())?;
+            let mut prepared = self.prepare(&budget, store, &expr, request, control, clock.clone())?;
             let Prepared { plan, cx, grid, .. } = &prepared;
             let estimates = cost::by_selector(&*cx.snapshot, &cx.store, plan, *grid, cx.lookback_ms)?;
             let Some(clock) = clock else {
-                return Ok(Explanation::new(request.text, plan, &estimates, None));
+                return Ok(Explanation::new(request.text, plan, &estimates, self.options.sharing, None));
             };
             let started = clock.now();
-            let output = self.run(&prepared, request.text)?;
+            let output = self.run(&mut prepared, request.text)?;
             let total = clock.now().saturating_sub(started);
-            let mut explanation = Explanation::new(request.text, plan, &estimates, cx.analysis.as_deref());
+            let Prepared { plan, cx, .. } = &prepared;
+            let analysis = cx.analysis.as_deref();
+            let mut explanation =
+                Explanation::new(request.text, plan, &estimates, self.options.sharing, analysis);
             explanation.set_outcome(output, total, budget.peak_bytes());
             Ok(explanation)
         })
@@ -304,8 +315,8 @@ impl Engine {
         control: &dyn Control,
     ) -> Result<QueryOutput, QueryError> {
         on_stack_for(expr, || {
-            let prepared = self.prepare(budget, store, expr, request, control, None)?;
-            self.run(&prepared, request.text)
+            let mut prepared = self.prepare(budget, store, expr, request, control, None)?;
+            self.run(&mut prepared, request.text)
         })
     }
 
@@ -339,43 +350,89 @@ impl Engine {
         let plan = Box::new(plan::plan(expr, &self.times(request))?);
         let analysis = clock.map(|clock| Arc::new(Analysis::new(&plan, clock)));
 
-        let store_context = StoreContext { control, budget: Arc::clone(budget), symbols: SymbolTable::new() };
-        let cx = Cx {
-            names: Names::new(&store_context),
-            labels_charge: Mutex::new((0, budget.take(0, 0)?)),
-            store: store_context,
-            snapshot: store.pin()?,
-            label_sets: LabelSets::new(),
-            pool: &self.pool,
-            features: self.options.features,
-            lookback_ms: self.lookback_ms(request),
-            batch_rows: self.options.batch_rows,
-            max_samples: self.options.max_samples,
-            analysis,
-        };
+        let cx = self.cx(budget, store.pin()?, control, self.lookback_ms(request), analysis)?;
         Ok(Prepared { plan, cx, grid, range: request.range, budget: Arc::clone(budget) })
     }
 
-    fn run(&self, prepared: &Prepared<'_>, text: &str) -> Result<QueryOutput, QueryError> {
-        let Prepared { plan, cx, grid, range, budget } = prepared;
-        let per_step = self.options.features.per_step_stats;
+    /// What the parts of a query share, before anything is evaluated.
+    fn cx<'q>(
+        &'q self,
+        budget: &Arc<Budget>,
+        snapshot: Arc<dyn Snapshot>,
+        control: &'q dyn Control,
+        lookback_ms: i64,
+        analysis: Option<Arc<Analysis>>,
+    ) -> Result<Cx<'q>, QueryError> {
+        let store = StoreContext { control, budget: Arc::clone(budget), symbols: SymbolTable::new() };
+        Ok(Cx {
+            names: Names::new(&store),
+            labels_charge: Mutex::new((0, budget.take(0, 0)?)),
+            store,
+            snapshot,
+            label_sets: LabelSets::new(),
+            pool: &self.pool,
+            features: self.options.features,
+            lookback_ms,
+            batch_rows: self.options.batch_rows,
+            pushdown: self.options.pushdown,
+            max_samples: self.options.max_samples,
+            analysis,
+        })
+    }
+
+    fn run<'q>(&'q self, prepared: &mut Prepared<'q>, text: &str) -> Result<QueryOutput, QueryError> {
+        let Prepared { plan, cx, grid, .. } = &*prepared;
         cost::check(&self.options.cost, &*cx.snapshot, &cx.store, plan, *grid, cx.lookback_ms)?;
+        let shared = if self.options.sharing { SharedParts::new(plan) } else { SharedParts::default() };
+        let (result, kept_rows) = self.attempt(prepared, text, shared);
+        match result {
+            // What was kept for later places may have been too much.
+            Err(QueryError::OverBudget(_) | QueryError::TooManySamples) if kept_rows => {
+                let Cx { store, snapshot, lookback_ms, analysis, .. } = &prepared.cx;
+                if let Some(analysis) = analysis {
+                    analysis.start_over();
+                }
+                let (snapshot, analysis) = (Arc::clone(snapshot), analysis.clone());
+                prepared.cx = self.cx(&prepared.budget, snapshot, store.control, *lookback_ms, analysis)?;
+                self.attempt(prepared, text, SharedParts::default()).0
+            }
+            result => result,
+        }
+    }
+
+    /// Evaluates a query, and says whether rows of repeated parts were kept for it.
+    fn attempt(
+        &self,
+        prepared: &Prepared<'_>,
+        text: &str,
+        shared: SharedParts,
+    ) -> (Result<QueryOutput, QueryError>, bool) {
+        let Prepared { plan, cx, grid, range, budget } = prepared;
+        let charge = match budget.take(0, 0) {
+            Ok(charge) => charge,
+            Err(error) => return (Err(error), false),
+        };
+        let per_step = self.options.features.per_step_stats;
         let mut run = Run {
             builder: Builder {
                 cx,
                 notes: Annotations::default(),
                 store_warnings: cx.snapshot.warnings(),
-                charge: budget.take(0, 0)?,
+                charge,
+                shared,
             },
             grid: *grid,
             range: *range,
             scope: Scope::new(grid.n_steps, per_step),
         };
-        let (value, held) = run.value(plan)?;
-        let (mut warnings, infos) = run.builder.notes.render(text, MAX_ANNOTATIONS, MAX_ANNOTATIONS);
-        warnings.append(&mut run.builder.store_warnings);
-        let stats = run.scope.stats(grid, budget.peak_samples() as u64, per_step);
-        Ok(QueryOutput { value, warnings, infos, stats, held })
+        let result = run.value(plan).map(|(value, held)| {
+            run.builder.shared.count_samples(0);
+            let (mut warnings, infos) = run.builder.notes.render(text, MAX_ANNOTATIONS, MAX_ANNOTATIONS);
+            warnings.append(&mut run.builder.store_warnings);
+            let stats = run.scope.stats(grid, budget.peak_samples() as u64, per_step);
+            QueryOutput { value, warnings, infos, stats, held }
+        });
+        (result, run.builder.shared.used())
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod merge;
 pub(crate) mod output;
 pub(crate) mod rank;
 pub(crate) mod sets;
+pub(crate) mod shared;
 pub(crate) mod smooth;
 pub(crate) mod sort;
 pub(crate) mod spread;
@@ -51,6 +52,8 @@ pub(crate) struct Cx<'q> {
     pub(crate) features: Features,
     pub(crate) lookback_ms: i64,
     pub(crate) batch_rows: Option<usize>,
+    /// Whether leaves do the work of what is above them and read no more than it needs.
+    pub(crate) pushdown: bool,
     /// Samples that may be held at once.
     pub(crate) max_samples: usize,
     pub(crate) names: Names,
@@ -235,8 +238,12 @@ impl Cx<'_> {
 }
 
 /// Adds a row-wise step to an operator: inside its pipeline where it has one, behind it otherwise.
-pub(crate) fn with_map(mut operator: Box<dyn Operator>, map: Arc<dyn ColumnMap>) -> Box<dyn Operator> {
-    if operator.push_map(&map) {
+pub(crate) fn with_map(
+    cx: &Cx<'_>,
+    mut operator: Box<dyn Operator>,
+    map: Arc<dyn ColumnMap>,
+) -> Box<dyn Operator> {
+    if cx.pushdown && operator.push_map(&map) {
         return operator;
     }
     let series = operator.series().to_vec();
@@ -327,6 +334,27 @@ impl Operator for Mapped {
     }
 }
 
+/// The next batch of rows that are there already; false at the end.
+pub(crate) fn copy_rows(
+    cx: &Cx<'_>,
+    grid: &Grid,
+    rows: &Rows,
+    at: &mut usize,
+    out: &mut Batch,
+) -> Result<bool, QueryError> {
+    let n = cx.rows_per_batch(grid).min(rows.len() - *at);
+    if n == 0 {
+        return Ok(false);
+    }
+    out.reset(cx, grid, *at, n)?;
+    for row in 0..n {
+        out.copy_row(row, rows.row(*at + row));
+    }
+    out.charge_samples()?;
+    *at += n;
+    Ok(true)
+}
+
 /// Rows that are there already, handed out in batches.
 pub(crate) struct Kept {
     pub(crate) grid: Grid,
@@ -346,17 +374,7 @@ impl Operator for Kept {
     }
 
     fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
-        let n = cx.rows_per_batch(&self.grid).min(self.rows.len() - self.at);
-        if n == 0 {
-            return Ok(false);
-        }
-        out.reset(cx, &self.grid, self.at, n)?;
-        for row in 0..n {
-            out.copy_row(row, self.rows.row(self.at + row));
-        }
-        out.charge_samples()?;
-        self.at += n;
-        Ok(true)
+        copy_rows(cx, &self.grid, &self.rows, &mut self.at, out)
     }
 
     fn finish(self: Box<Self>) -> Annotations {

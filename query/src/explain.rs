@@ -13,12 +13,13 @@ use crate::eval::build::counts_only;
 use crate::functions::Extension;
 use crate::parser::Function;
 use crate::parser::ast::{AggregateOp, BinaryOp};
+use crate::plan::repeats::Repeats;
 use crate::plan::{DataTime, Plan, PlanKind, Selector};
 use crate::stats::QueryStats;
 use crate::value::Value;
 use chronolith_model::queryable::Estimate;
 use measure::{Counters, Reads};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -119,27 +120,33 @@ pub struct MeasuredRead {
 }
 
 impl Explanation {
-    /// The tree of a plan for the query `text`. `estimates` are by address of the selector's matchers.
+    /// The tree of a plan for the query `text`. `estimates` are by address of the selector's matchers; `sharing` says
+    /// whether parts that repeat are evaluated once.
     pub(crate) fn new(
         text: &str,
         plan: &Plan,
         estimates: &HashMap<usize, Estimate>,
+        sharing: bool,
         analysis: Option<&Analysis>,
     ) -> Self {
-        let repeated = repeated_selectors(plan);
+        let sharing = sharing.then(|| Sharing::new(plan, analysis));
         let mut explanation = Self::default();
-        let mut pending: Vec<(&Plan, Option<&Plan>, Option<usize>, usize)> = vec![(plan, None, None, 0)];
+        let mut pending: Vec<(&Plan, Above<'_>, Option<usize>, usize)> =
+            vec![(plan, Above::default(), None, 0)];
         while let Some((part, above, parent, depth)) = pending.pop() {
             if explanation.nodes.len() == MAX_NODES {
                 explanation.n_left_out += 1;
-                pending.extend(part.children().into_iter().map(|child| (child, None, None, 0)));
+                pending.extend(part.children().into_iter().map(|child| (child, Above::default(), None, 0)));
                 continue;
             }
             let counters = analysis.and_then(|analysis| analysis.of(part)).map(|counters| &**counters);
-            let mut remarks = remarks(part, above, &repeated);
+            let mut remarks = remarks(part, above.part);
+            remarks.extend(sharing.as_ref().and_then(|sharing| sharing.remark(part, above)));
             if let Some(counters) = counters {
                 remarks.extend(findings(part, counters));
             }
+            let is_shared = sharing.as_ref().is_some_and(|sharing| sharing.is_shared(part));
+            let below = Above { part: Some(part), shared: if is_shared { Some(part) } else { above.shared } };
             let here = explanation.nodes.len();
             explanation.nodes.push(ExplainedNode {
                 parent,
@@ -152,8 +159,8 @@ impl Explanation {
                     .and_then(|selector| estimates.get(&selector.matchers.as_ptr().addr()).copied()),
                 measured: counters.and_then(measured),
             });
-            let below = part.children().into_iter().rev();
-            pending.extend(below.map(|child| (child, Some(part), Some(here), depth + 1)));
+            let children = part.children().into_iter().rev();
+            pending.extend(children.map(|child| (child, below, Some(here), depth + 1)));
         }
         explanation.sum_times();
         explanation
@@ -202,16 +209,91 @@ fn size(value: &Value) -> (usize, usize) {
     }
 }
 
-/// How often each selector occurs that occurs more than once.
-fn repeated_selectors(plan: &Plan) -> HashMap<String, usize> {
-    let mut count: HashMap<String, usize> = HashMap::new();
-    plan.walk(&mut |part| {
-        if part.own_selector().is_some() && count.len() < MAX_NODES {
-            *count.entry(part.head()).or_default() += 1;
+/// What lies above a part.
+#[derive(Clone, Copy, Default)]
+struct Above<'p> {
+    part: Option<&'p Plan>,
+    /// The nearest part that is evaluated once for several places.
+    shared: Option<&'p Plan>,
+}
+
+/// Which parts are evaluated once for several places, and which look as if they might be.
+struct Sharing {
+    repeats: Repeats,
+    /// Parts whose rows were too many to be kept.
+    not_kept: HashSet<usize>,
+    /// Everything was evaluated again without.
+    given_up: bool,
+    /// How often a selector stands in the query, by all it says.
+    same: HashMap<String, usize>,
+    /// How often series are read as of the same times, by what says so.
+    alike: HashMap<String, usize>,
+}
+
+impl Sharing {
+    fn new(plan: &Plan, analysis: Option<&Analysis>) -> Self {
+        let repeats = Repeats::find(plan);
+        let mut not_kept = HashSet::new();
+        let (mut same, mut alike) = (HashMap::new(), HashMap::new());
+        plan.walk(&mut |part| {
+            if let Some(selector) = part.own_selector()
+                && same.len() < MAX_NODES
+            {
+                *same.entry(part.head()).or_default() += 1;
+                *alike.entry(series_and_time(selector)).or_default() += 1;
+            }
+            if let Some(counters) = analysis.and_then(|analysis| analysis.of(part))
+                && counters.not_kept.load(Ordering::Relaxed)
+            {
+                not_kept.extend(repeats.get(part).map(|occurrence| occurrence.part));
+            }
+        });
+        let given_up = analysis.is_some_and(Analysis::started_over);
+        Self { repeats, not_kept, given_up, same, alike }
+    }
+
+    /// Whether a part is evaluated once for several places, as far as one can tell.
+    fn is_shared(&self, part: &Plan) -> bool {
+        let occurrence = self.repeats.get(part);
+        !self.given_up && occurrence.is_some_and(|occurrence| !self.not_kept.contains(&occurrence.part))
+    }
+
+    fn remark(&self, part: &Plan, above: Above<'_>) -> Option<String> {
+        if self.is_shared(part) {
+            return Some("shared: evaluated once for all places where it stands".to_owned());
         }
-    });
-    count.retain(|_, n| *n > 1);
-    count
+        if self.repeats.get(part).is_some() {
+            let why = match self.given_up {
+                true => "keeping rows met a limit, and all was evaluated again without",
+                false => "its rows would take more than a quarter of the memory of a query",
+            };
+            return Some(format!("shared: no, {why}"));
+        }
+        let selector = part.own_selector()?;
+        if let Some(shared) = above.shared {
+            return Some(format!("shared: with {} above", shared.head()));
+        }
+        let n_same = self.same.get(&part.head()).copied().unwrap_or(0);
+        let n_alike = self.alike.get(&series_and_time(selector)).copied().unwrap_or(0);
+        match (n_same, n_alike) {
+            (2.., _) if matches!(part.kind, PlanKind::Range { .. }) => Some(format!(
+                "shared: no, the same windows stand {n_same} times, but below other functions or at other steps"
+            )),
+            (2.., _) => Some(format!(
+                "shared: no, it stands {n_same} times, but at other steps or where something else is asked of it"
+            )),
+            (_, 2..) => {
+                Some(format!("shared: no, its series are read {n_alike} times, but in different ways"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Which series a selector is about, and as of when.
+fn series_and_time(selector: &Selector) -> String {
+    let matchers: Vec<String> = selector.matchers.iter().map(ToString::to_string).collect();
+    format!("{}{}", matchers.join(", "), selector.time)
 }
 
 fn piece(text: &str, part: &Plan) -> String {
@@ -227,7 +309,7 @@ fn piece(text: &str, part: &Plan) -> String {
 }
 
 /// What can be said of a part before it is evaluated.
-fn remarks(part: &Plan, above: Option<&Plan>, repeated: &HashMap<String, usize>) -> Vec<String> {
+fn remarks(part: &Plan, above: Option<&Plan>) -> Vec<String> {
     let mut remarks = Vec::new();
     match &part.kind {
         PlanKind::Select(selector) => {
@@ -264,9 +346,6 @@ fn remarks(part: &Plan, above: Option<&Plan>, repeated: &HashMap<String, usize>)
             (false, false) => whole.to_owned(),
         });
         remarks.push("labels: all, for equal label sets and annotations are told by all of them".to_owned());
-        if let Some(n) = repeated.get(&part.head()) {
-            remarks.push(format!("shared: no, the same selector stands {n} times and is read each time"));
-        }
     }
     remarks
 }

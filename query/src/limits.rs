@@ -120,6 +120,11 @@ impl Budget {
         self.shared.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
     }
 
+    /// The most that the query may take.
+    pub(crate) const fn limit_bytes(&self) -> usize {
+        self.limit_bytes
+    }
+
     /// Charges memory and samples, given back when the result is dropped.
     pub(crate) fn take(self: &Arc<Self>, size_bytes: usize, samples: usize) -> Result<Charge, QueryError> {
         self.charge_bytes(size_bytes)?;
@@ -184,6 +189,11 @@ impl Charge {
         }
         self.budget.peak_samples.fetch_max(held, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Gives the samples back, but not the memory.
+    pub(crate) fn release_samples(&mut self) {
+        self.budget.samples.fetch_sub(std::mem::take(&mut self.samples), Ordering::Relaxed);
     }
 }
 

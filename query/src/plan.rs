@@ -5,6 +5,7 @@
 
 mod explain;
 pub(crate) mod reach;
+pub(crate) mod repeats;
 
 use crate::error::QueryError;
 use crate::functions::Extension;

@@ -47,6 +47,10 @@ pub(crate) struct Scope {
     read: Read,
 }
 
+/// Samples that were counted apart, to be counted where they belong as often as they are used.
+#[derive(Debug)]
+pub(crate) struct Apart(Arc<Counters>);
+
 /// Where samples that are looked at count, among the steps of the whole query.
 #[derive(Clone, Copy, Debug)]
 enum Total {
@@ -95,6 +99,25 @@ impl Scope {
         let zeros = || (0..n).map(|_| AtomicU64::new(0)).collect();
         let counters = Counters { total: zeros(), read: zeros(), n_steps };
         Self { counters: Arc::new(counters), total: Total::Same, read: Read::Same }
+    }
+
+    /// The same steps, but counted apart until [`Scope::absorb`].
+    pub(crate) fn apart(&self) -> (Self, Apart) {
+        let zeros = |counters: &[AtomicU64]| counters.iter().map(|_| AtomicU64::new(0)).collect();
+        let Counters { total, read, n_steps } = &*self.counters;
+        let counters = Arc::new(Counters { total: zeros(total), read: zeros(read), n_steps: *n_steps });
+        (Self { counters: Arc::clone(&counters), ..self.clone() }, Apart(counters))
+    }
+
+    /// Counts here what was counted apart.
+    pub(crate) fn absorb(&self, apart: &Apart) {
+        let add = |ours: &[AtomicU64], theirs: &[AtomicU64]| {
+            for (ours, theirs) in ours.iter().zip(theirs) {
+                ours.fetch_add(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        };
+        add(&self.counters.total, &apart.0.total);
+        add(&self.counters.read, &apart.0.read);
     }
 
     /// A part that is evaluated once for the `n_steps` steps of this one: looked at by each, read by the first.

@@ -11,11 +11,16 @@ use chronolith_query::oracle::Oracle;
 use chronolith_query::script::{MemoryStore, ScriptEngine, run};
 use chronolith_query::{EngineOptions, Features};
 use std::collections::BTreeMap;
-use support::{assert_same_bits, engine, upstream};
+use support::{assert_same_bits, engine, plain_engine, upstream};
 
 #[test]
 fn scripts_pass_at_least_as_far_as_before() {
     check_floors(&engine(Features::scripts(), 2, None));
+}
+
+#[test]
+fn scripts_pass_as_far_with_one_thread_rows_one_by_one_and_nothing_shared_or_pushed_down() {
+    check_floors(&plain_engine(Features::scripts(), 1, Some(1)));
 }
 
 /// What is compared with the engine has to be as right as the engine.
@@ -50,6 +55,6 @@ fn check_floors(engine: &dyn ScriptEngine) {
 }
 
 #[test]
-fn results_are_the_same_bits_on_any_number_of_threads_and_in_batches_of_any_size() {
+fn results_are_the_same_bits_whatever_threads_batches_sharing_and_pushdown() {
     assert_same_bits(upstream());
 }

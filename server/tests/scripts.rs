@@ -1,6 +1,6 @@
 //! Prometheus's own test scripts, run against the engine on disk: samples in open tables, in blocks of short
 //! windows, in merged blocks, and half in blocks and half in memory. Each must answer as the store in memory of
-//! `query/tests/scripts.rs` does, and pass as many evaluations as its `floor.txt` says.
+//! `query/tests/scripts.rs` does, the same bits with and without threads, sharing and pushdown, and pass as many evaluations as its `floor.txt` says.
 //!
 //! The scripts are not part of this project: they are read from a folder beside it, and without that folder the
 //! tests say so and check nothing. `CHRONOLITH_SCRIPT=name` runs one file and prints every failure.
@@ -9,8 +9,10 @@ use chronolith_model::append::{AppendBatch, BatchSeries, HistogramSample, Sample
 use chronolith_model::histogram::{FloatHistogram, Histogram, IntHistogram};
 use chronolith_model::queryable::Queryable;
 use chronolith_model::{Labels, is_stale};
-use chronolith_query::script::{Sample, Script, ScriptStore, run};
-use chronolith_query::{Engine, EngineOptions, Features, SampleValue};
+use chronolith_query::script::{Sample, Script, ScriptEngine, ScriptStore, run};
+use chronolith_query::{
+    Engine, EngineOptions, Features, NoControl, QueryError, QueryOutput, QueryRequest, SampleValue,
+};
 use chronolith_storage::db::Db;
 use chronolith_storage::options::{ManualClock, Options};
 use std::path::PathBuf;
@@ -188,6 +190,29 @@ fn whole(histogram: &FloatHistogram) -> Option<IntHistogram> {
     })
 }
 
+/// Asks twice: as a server does, and with one thread, row by row, every part of a query evaluated wherever it stands
+/// and every selector reading all there is.
+struct TwoWays {
+    engine: Engine,
+    plain: Engine,
+}
+
+impl ScriptEngine for TwoWays {
+    fn execute(&self, store: &dyn Queryable, request: &QueryRequest<'_>) -> Result<QueryOutput, QueryError> {
+        let ask = |engine: &Engine| engine.execute(store, request, &NoControl);
+        let text = |answer: &Result<QueryOutput, QueryError>| match answer {
+            Ok(QueryOutput { value, warnings, infos, stats, .. }) => {
+                let (total, read) = (stats.total_queryable_samples, stats.samples_read);
+                format!("{value:?} {warnings:?} {infos:?} {total} {read}")
+            }
+            Err(error) => error.to_string(),
+        };
+        let (answer, plain) = (ask(&self.engine), ask(&self.plain));
+        assert_eq!(text(&answer), text(&plain), "{}", request.text);
+        answer
+    }
+}
+
 fn check(layout: Layout, whole: bool, window_ms: i64) {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let folder = here.join("../../shared/conformance/promql");
@@ -197,7 +222,9 @@ fn check(layout: Layout, whole: bool, window_ms: i64) {
     }
     let only = std::env::var("CHRONOLITH_SCRIPT").ok();
     let options = EngineOptions { features: Features::scripts(), threads: 2, ..EngineOptions::default() };
-    let engine = Engine::new(options);
+    let plain =
+        EngineOptions { threads: 1, batch_rows: Some(1), sharing: false, pushdown: false, ..options.clone() };
+    let engine = TwoWays { engine: Engine::new(options), plain: Engine::new(plain) };
     let mut below = Vec::new();
     for line in include_str!("../../query/tests/floor.txt").lines().filter(|line| !line.starts_with('#')) {
         let (name, floor) = line.split_once(' ').expect("floor.txt has a name and a number a line");

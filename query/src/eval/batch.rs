@@ -238,6 +238,27 @@ impl Batch {
         self.charge = None;
     }
 
+    /// Charges what is kept for a later place in the query: with the histograms that would be gone otherwise, but not as
+    /// samples, for Prometheus evaluates them when it comes to that place.
+    pub(crate) fn charge_kept(&mut self) -> Result<(), QueryError> {
+        let mut size_bytes = 0;
+        for (_, column) in &self.histograms {
+            // Look-back repeats them.
+            let mut before = std::ptr::null();
+            for h in &column.values {
+                if Arc::as_ptr(h) != before {
+                    size_bytes += h.go_size_bytes();
+                }
+                before = Arc::as_ptr(h);
+            }
+        }
+        if let Some(charge) = &mut self.charge {
+            charge.release_samples();
+            charge.add_bytes(size_bytes)?;
+        }
+        Ok(())
+    }
+
     /// Charges the samples that are in the batch.
     pub(crate) fn charge_samples(&mut self) -> Result<(), QueryError> {
         let floats: usize = self.present.iter().map(|word| word.count_ones() as usize).sum();

@@ -16,6 +16,7 @@ use super::maps::{
 use super::merge::{Collision, merged};
 use super::rank::{Parameter, Spans, choose, count_values};
 use super::sets::SetOperator;
+use super::shared::SharedParts;
 use super::smooth::Smoothed;
 use super::sort::{Order, sort};
 use super::spread::Spread;
@@ -47,6 +48,8 @@ pub(crate) struct Builder<'b, 'q> {
     pub(crate) store_warnings: Vec<String>,
     /// For scalars and other columns of one value a step.
     pub(crate) charge: Charge,
+    /// Parts that occur more than once.
+    pub(crate) shared: SharedParts,
 }
 
 /// What a node takes for each step, whatever the number of its series: a scalar, bounds, presence words.
@@ -74,12 +77,21 @@ impl Builder<'_, '_> {
     /// The operators of a plan.
     pub(crate) fn build(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
         match &self.cx.analysis {
-            Some(analysis) => analysis.build(plan, || self.build_node(plan, place)),
+            Some(analysis) => analysis.build(plan, || self.build_once(plan, place)),
+            None => self.build_once(plan, place),
+        }
+    }
+
+    /// As [`Builder::build`], but a part that stands elsewhere too is evaluated only once.
+    fn build_once(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
+        match self.shared(plan, place)? {
+            Some(node) => Ok(node),
             None => self.build_node(plan, place),
         }
     }
 
-    fn build_node(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
+    /// The operators of a plan, wherever else it stands.
+    pub(super) fn build_node(&mut self, plan: &Plan, place: &Place) -> Result<Node, QueryError> {
         self.cx.check()?;
         let grid = place.grid;
         if grid.n_steps > self.cx.max_samples {
@@ -151,7 +163,7 @@ impl Builder<'_, '_> {
 
     /// Adds a row-wise step that makes another metric of each series.
     fn map_and_drop_name(&self, operator: Box<dyn Operator>, map: Arc<dyn ColumnMap>, grid: Grid) -> Built {
-        let mut operator = with_map(operator, map);
+        let mut operator = with_map(self.cx, operator, map);
         for series in operator.series_mut() {
             self.cx.remove_name(series);
         }
@@ -198,8 +210,8 @@ impl Builder<'_, '_> {
             matchers: &selector.matchers,
             mint: selector.time.at(grid.start) - lookback + 1,
             maxt: selector.time.at(grid.end()) + if smoothed { lookback } else { 0 },
-            lookups: (!smoothed && time == selector.time).then_some(lookups),
-            values: wanted == Wanted::Value && !selector.presence,
+            lookups: (!smoothed && time == selector.time && cx.pushdown).then_some(lookups),
+            values: wanted == Wanted::Value && !(selector.presence && cx.pushdown),
             histograms: match (wanted, selector.histogram_stats) {
                 (Wanted::Value, false) => HistogramNeed::Full,
                 (Wanted::Value, true) => HistogramNeed::Stats,
@@ -290,6 +302,10 @@ impl Builder<'_, '_> {
         while let PlanKind::Binary { lhs, .. } = &first.kind {
             first = lhs;
             chain.push(first);
+            if self.shared.contains(first) {
+                // The rest of the chain is that of another place, or will be.
+                break;
+            }
         }
         chain.pop();
         let mut left = self.build(first, place)?;
@@ -328,7 +344,7 @@ impl Builder<'_, '_> {
             let map = WithScalar { op, scalar, scalar_left, return_bool, span: plan.span };
             let map: Arc<dyn ColumnMap> = Arc::new(map);
             if op.is_comparison() && !return_bool || matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
-                return Ok(Node::Vector(with_map(operator, map)));
+                return Ok(Node::Vector(with_map(cx, operator, map)));
             }
             self.map_and_drop_name(operator, map, grid).map(Node::Vector)
         };
@@ -372,7 +388,7 @@ impl Builder<'_, '_> {
         }
         if let Some(f) = histogram::simple(function) {
             let operator = self.vector(&args[0], place)?;
-            let mut operator = with_map(operator, Arc::new(HistogramMap(f)));
+            let mut operator = with_map(cx, operator, Arc::new(HistogramMap(f)));
             for series in operator.series_mut() {
                 if !cx.features.delayed_name_removal {
                     series.labels = cx.label_sets.without(series.labels, &[cx.names.metric]);
@@ -495,7 +511,7 @@ impl Builder<'_, '_> {
         if let PlanKind::Select(selector) = &argument.kind {
             let mut operator = self.select_instant(selector, place, wanted)?;
             if unknown {
-                operator = with_map(operator, Arc::new(StepMap(|_, _| None)));
+                operator = with_map(cx, operator, Arc::new(StepMap(|_, _| None)));
             }
             for series in operator.series_mut() {
                 cx.remove_name(series);
@@ -712,7 +728,7 @@ impl Builder<'_, '_> {
         let start_timestamps = cx.features.start_timestamps
             && matches!(function, Function::Rate | Function::Irate | Function::Increase | Function::Resets);
         let select = Select {
-            values: !counts_only(function),
+            values: !(counts_only(function) && cx.pushdown),
             histograms: if selector.histogram_stats { HistogramNeed::Stats } else { HistogramNeed::Full },
             start_timestamps,
             ..Select::whole(

@@ -30,6 +30,8 @@ pub trait Clock: Send + Sync {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) built: AtomicBool,
+    /// It repeats, but its rows were too many to be kept.
+    pub(super) not_kept: AtomicBool,
     pub(super) series: AtomicU64,
     pub(super) samples: AtomicU64,
     pub(super) own_ns: AtomicU64,
@@ -68,6 +70,8 @@ pub(crate) struct Analysis {
     selectors: HashMap<usize, Arc<Counters>>,
     /// What is being built or asked, the innermost last.
     stack: Mutex<Vec<Frame>>,
+    /// Rows that were kept for later places were too much for a limit: everything was evaluated again without.
+    started_over: AtomicBool,
 }
 
 struct Frame {
@@ -90,12 +94,31 @@ impl Analysis {
             }
             parts.insert(std::ptr::from_ref(part).addr(), counters);
         });
-        Self { clock, parts, selectors, stack: Mutex::new(Vec::new()) }
+        Self { clock, parts, selectors, stack: Mutex::new(Vec::new()), started_over: AtomicBool::new(false) }
     }
 
     /// The counters of a part.
     pub(super) fn of(&self, part: &Plan) -> Option<&Arc<Counters>> {
         self.parts.get(&std::ptr::from_ref(part).addr())
+    }
+
+    /// Notes that a part that repeats is too large to be kept.
+    pub(crate) fn not_kept(&self, part: &Plan) {
+        if let Some(counters) = self.of(part) {
+            counters.not_kept.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that everything is evaluated again, with nothing kept for later places. The counters go on: what was done
+    /// in vain took its time too.
+    pub(crate) fn start_over(&self) {
+        self.stack.lock().clear();
+        self.started_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether everything was evaluated twice.
+    pub(super) fn started_over(&self) -> bool {
+        self.started_over.load(Ordering::Relaxed)
     }
 
     /// From here on time is that of `counters`, until the matching [`Analysis::leave`].

@@ -154,13 +154,74 @@ fn remarks_tell_what_was_pushed_down_and_what_not() {
             "values: read, rate() needs them",
             "histograms: whole",
             "labels: all, for equal label sets and annotations are told by all of them",
-            "shared: no, the same selector stands 2 times and is read each time",
+            "shared: with rate() above",
         ]
     );
     assert_eq!(remarks("histogram_count(a)", 1)[2], "histograms: counts and sums, buckets are not kept");
     assert_eq!(remarks("a smoothed", 0)[0], "look-ups: no, smoothed values lie between two samples");
     assert_eq!(remarks("a @ 5", 1)[0], "look-ups: the last sample before one fixed time");
     assert_eq!(remarks("a @ 5", 0), ["evaluated at one step for all: nothing below depends on the step"]);
+}
+
+#[test]
+fn what_repeats_is_shared_and_what_only_looks_so_says_why_not() {
+    let shared = |text: &str| outline(text, &["shared: "]);
+    let once = "shared: evaluated once for all places where it stands";
+    assert_eq!(
+        shared("rate(a[1m]) / (rate(a[1m]) + rate(b[1m]))"),
+        [
+            "/",
+            " rate()",
+            &format!(" - {once}"),
+            "  range 1m {__name__=\"a\"}",
+            "  - shared: with rate() above",
+            " +",
+            "  rate()",
+            &format!("  - {once}"),
+            "   range 1m {__name__=\"a\"}",
+            "   - shared: with rate() above",
+            "  rate()",
+            "   range 1m {__name__=\"b\"}",
+        ]
+    );
+    assert_eq!(
+        shared("rate(a[1m]) + increase(a[1m])")[3..],
+        [
+            "  - shared: no, the same windows stand 2 times, but below other functions or at other steps",
+            " increase()",
+            "  range 1m {__name__=\"a\"}",
+            "  - shared: no, the same windows stand 2 times, but below other functions or at other steps",
+        ]
+    );
+    assert_eq!(
+        shared("max_over_time(a[4m:1m]) + a")[4..],
+        [
+            "   - shared: no, it stands 2 times, but at other steps or where something else is asked of it",
+            " select {__name__=\"a\"}",
+            " - shared: no, it stands 2 times, but at other steps or where something else is asked of it",
+        ]
+    );
+    assert_eq!(
+        shared("sum(a) / count(a)")[3..],
+        [
+            "  - shared: no, its series are read 2 times, but in different ways",
+            " count by ()",
+            "  select {__name__=\"a\"} presence",
+            "  - shared: no, its series are read 2 times, but in different ways",
+        ]
+    );
+}
+
+#[test]
+fn an_analysis_shows_what_was_evaluated_once() {
+    let explanation = explain("-a + -a", true, true);
+    let figures: Vec<_> = explanation
+        .nodes
+        .iter()
+        .map(|node| node.measured.map(|measured| (measured.n_series, measured.n_samples)))
+        .collect();
+    let some = Some((2, 12));
+    assert_eq!(figures, [some, some, some, some, None]);
 }
 
 #[test]

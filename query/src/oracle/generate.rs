@@ -119,7 +119,7 @@ impl World {
     /// A query over these series. Nearly all parse; which do not is for the parser to say.
     pub fn question(&self, rng: &mut Rng, mix: Mix) -> Question {
         let (start, end, interval_ms, range) = self.grid(rng, mix);
-        let mut writer = Writer { rng, mix, world: self };
+        let mut writer = Writer { rng, mix, world: self, written: Vec::new() };
         let text = writer.query(range);
         Question { text, start, end, interval_ms, range }
     }

@@ -4,6 +4,7 @@
 //! Source: Prometheus v3.14, `promql/durations.go`.
 
 use super::ast::{DurationExpr, DurationKind, DurationOp, Extent};
+use crate::functions::seconds;
 
 /// What duration expressions may ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,8 +58,8 @@ impl DurationExpr {
     fn seconds(&self, scope: DurationScope) -> Result<f64, String> {
         Ok(match &self.kind {
             DurationKind::Number(literal) => literal.value,
-            DurationKind::Step => scope.step_ms as f64 / 1000.0,
-            DurationKind::Range => scope.range_ms as f64 / 1000.0,
+            DurationKind::Step => seconds(scope.step_ms),
+            DurationKind::Range => seconds(scope.range_ms),
             DurationKind::Unary { negate, operand } => {
                 let value = operand.seconds(scope)?;
                 if *negate { -value } else { value }

@@ -21,9 +21,13 @@ pub struct Case {
 /// An answer, or why there is none.
 pub type Answer = Result<QueryOutput, QueryError>;
 
+/// One thread and large batches, four threads and batches of one row; and, twice each, with and without what is done
+/// to read and evaluate less.
+type Engines = [Engine; 4];
+
 /// The two that compete, and how it goes.
 pub struct Contest {
-    engines: HashMap<(bool, bool, bool), [Engine; 2]>,
+    engines: HashMap<(bool, bool, bool), Engines>,
     pub n_queries: u64,
     pub n_filled: u64,
     pub n_errors: u64,
@@ -34,14 +38,19 @@ impl Contest {
         Self { engines: HashMap::new(), n_queries: 0, n_filled: 0, n_errors: 0 }
     }
 
-    /// One thread and large batches; four threads and batches of one row.
-    fn engines(&mut self, features: Features) -> &[Engine; 2] {
+    fn engines(&mut self, features: Features) -> &Engines {
         let key = (features.delayed_name_removal, features.type_and_unit_labels, features.start_timestamps);
         self.engines.entry(key).or_insert_with(|| {
-            let engine = |threads, batch_rows| {
-                Engine::new(EngineOptions { features, threads, batch_rows, ..EngineOptions::default() })
+            let engine = |threads, batch_rows, less| {
+                let options = EngineOptions { features, threads, batch_rows, ..EngineOptions::default() };
+                Engine::new(EngineOptions { sharing: less, pushdown: less, ..options })
             };
-            [engine(1, None), engine(4, Some(1))]
+            [
+                engine(1, None, true),
+                engine(4, Some(1), false),
+                engine(4, Some(1), true),
+                engine(1, None, false),
+            ]
         })
     }
 
@@ -70,7 +79,9 @@ impl Contest {
             n_queries += 1;
             n_filled += u64::from(expected.as_ref().is_ok_and(is_filled));
             n_errors += u64::from(expected.is_err());
-            engines.iter().zip(&stores).any(|(engine, store)| {
+            // Two of the four in turns: each has something of its own.
+            let first = 2 * (n_queries % 2) as usize;
+            engines[first..].iter().take(2).zip(&stores).any(|(engine, store)| {
                 let found = engine.execute(store, &request, &NoControl);
                 difference(&expected, &found).is_some()
             })
@@ -94,7 +105,7 @@ impl Contest {
         let options = EngineOptions { features: *features, ..EngineOptions::default() };
         let expected = Oracle::new(options).execute(&data, &request);
         let difference =
-            self.engines(*features).iter().zip(&stores).find_map(|(engine, store)| {
+            self.engines(*features).iter().zip(stores.iter().cycle()).find_map(|(engine, store)| {
                 difference(&expected, &engine.execute(store, &request, &NoControl))
             });
         (expected, difference)

@@ -48,14 +48,32 @@ pub fn engine(features: Features, threads: usize, batch_rows: Option<usize>) -> 
     Engine::new(EngineOptions { features, threads, batch_rows, ..EngineOptions::default() })
 }
 
+/// As [`engine`], but every part of a query is evaluated wherever it stands, and selectors read everything.
+pub fn plain_engine(features: Features, threads: usize, batch_rows: Option<usize>) -> Engine {
+    let options = EngineOptions { features, threads, batch_rows, ..EngineOptions::default() };
+    Engine::new(EngineOptions { sharing: false, pushdown: false, ..options })
+}
+
 /// Runs each script on several threads, in batches of several sizes, over partitions of several sizes: sums of floats
-/// depend on their order, so whatever runs at once has to be put back in order.
+/// depend on their order, so whatever runs at once has to be put back in order. And with and without what is done to
+/// read and evaluate less.
 pub fn assert_same_bits(scripts: Vec<(String, Script)>) {
     for (name, script) in scripts {
         let features = script.features;
-        let engines = [engine(features, 1, None), engine(features, 2, Some(1)), engine(features, 3, Some(7))];
-        let mut stores =
-            [MemoryStore::new(), MemoryStore::with_partition_rows(1), MemoryStore::with_partition_rows(3)];
+        let engines = [
+            plain_engine(features, 1, None),
+            engine(features, 1, None),
+            engine(features, 2, Some(1)),
+            engine(features, 3, Some(7)),
+            plain_engine(features, 1, Some(1)),
+        ];
+        let mut stores = [
+            MemoryStore::new(),
+            MemoryStore::new(),
+            MemoryStore::with_partition_rows(1),
+            MemoryStore::with_partition_rows(3),
+            MemoryStore::with_partition_rows(1),
+        ];
         for command in &script.commands {
             match &command.kind {
                 CommandKind::Clear => stores.iter_mut().for_each(MemoryStore::clear),
@@ -87,7 +105,14 @@ fn result(engine: &Engine, store: &MemoryStore, text: &str, times: Times) -> Str
     };
     let request = QueryRequest { text, start, end, interval_ms, range, lookback_delta_ms: None };
     match engine.execute(store.queryable(), &request, &NoControl) {
-        Ok(output) => format!("{:?} {:?} {:?}", output.value, output.warnings, output.infos),
+        Ok(output) => format!(
+            "{:?} {:?} {:?} {} {}",
+            output.value,
+            output.warnings,
+            output.infos,
+            output.stats.total_queryable_samples,
+            output.stats.samples_read
+        ),
         Err(error) => format!("error: {error}"),
     }
 }

@@ -10,7 +10,12 @@ pub(super) struct Writer<'w> {
     pub(super) rng: &'w mut Rng,
     pub(super) mix: Mix,
     pub(super) world: &'w World,
+    /// Vectors that stand in the query by now, some of which come back.
+    pub(super) written: Vec<String>,
 }
+
+/// Longer vectors do not come back: queries would grow by squares.
+const LONGEST_TO_COME_BACK: usize = 300;
 
 /// Aggregations without a parameter, then those with one.
 const PLAIN: [&str; 8] = ["sum", "avg", "min", "max", "count", "group", "stddev", "stdvar"];
@@ -49,6 +54,19 @@ impl Writer<'_> {
     }
 
     fn vector(&mut self, depth: u32) -> String {
+        if !self.written.is_empty() && self.rng.chance(20) {
+            let at = self.rng.below(self.written.len());
+            let again = self.written[at].clone();
+            return if self.rng.chance(20) { format!("( {again} )") } else { again };
+        }
+        let text = self.new_vector(depth);
+        if text.len() <= LONGEST_TO_COME_BACK {
+            self.written.push(text.clone());
+        }
+        text
+    }
+
+    fn new_vector(&mut self, depth: u32) -> String {
         if depth == 0 {
             return self.selector();
         }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::parser::signatures::SIGNATURES;
 use crate::parser::{ExprKind, ParserOptions, parse_expr};
+use crate::plan::repeats::Repeats;
+use crate::plan::{Times, plan};
 use crate::script::{MemoryStore, ScriptStore};
 use crate::{Engine, EngineOptions, Features, NoControl, QueryRequest, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,4 +139,18 @@ fn most_queries_return_something() {
     println!("{n_all} queries, {n_filled} not empty, {n_errors} errors");
     assert!(n_filled * 2 > n_all, "{n_filled} of {n_all}");
     assert!(n_errors * 4 < n_all, "{errors:?}");
+}
+
+#[test]
+fn parts_of_many_queries_repeat() {
+    let times = Times { start: 0, end: 60_000, interval_ms: 15_000, default_subquery_step_ms: 60_000 };
+    let (mut n_all, mut n_repeating) = (0, 0);
+    for question in questions(11, 60, Mix::ALL).into_iter().flat_map(|(_, questions)| questions) {
+        let expr = parse_expr(&question.text, ParserOptions::ALL);
+        let Some(plan) = expr.ok().and_then(|expr| plan(&expr, &times).ok()) else { continue };
+        n_all += 1;
+        n_repeating += usize::from(!Repeats::find(&plan).counts.is_empty());
+    }
+    // Half of the queries read one selector only.
+    assert!(n_repeating * 100 > n_all * 7, "{n_repeating} of {n_all}");
 }
