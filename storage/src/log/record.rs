@@ -490,8 +490,17 @@ pub struct Definitions<'a> {
     pub shard: u16,
     /// Number of the first series.
     pub first: u32,
-    /// Labels of each.
-    pub series: Vec<Vec<(&'a str, &'a str)>>,
+    labels: Vec<(&'a str, &'a str)>,
+    /// Behind the labels of each series.
+    ends: Vec<u32>,
+}
+
+impl<'a> Definitions<'a> {
+    /// The labels of each series.
+    pub fn series(&self) -> impl Iterator<Item = &[(&'a str, &'a str)]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.labels[start as usize..end as usize])
+    }
 }
 
 /// Series that a shard has taken in since the log was written last.
@@ -537,11 +546,15 @@ impl DefinitionsBuilder {
     }
 }
 
-/// Reads the decompressed body of a frame of definitions.
+/// Reads the decompressed body of a frame of definitions: those of the shards for which `is_wanted` holds, the
+/// others are passed over.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn definitions(body: &[u8]) -> Result<Vec<Definitions<'_>>, &'static str> {
+pub fn definitions(
+    body: &[u8],
+    is_wanted: impl Fn(u16) -> bool,
+) -> Result<Vec<Definitions<'_>>, &'static str> {
     const BAD: &str = "definitions do not decode";
     let mut rest = Bytes(body);
     let mut all = Vec::new();
@@ -550,18 +563,31 @@ pub fn definitions(body: &[u8]) -> Result<Vec<Definitions<'_>>, &'static str> {
         take_array::<2>(&mut rest)?;
         let first = u32::from_le_bytes(take_array(&mut rest)?);
         let count = u32::from_le_bytes(take_array(&mut rest)?);
-        let mut series = Vec::with_capacity((count as usize).min(rest.len()));
-        for _ in 0..count {
-            let n_labels = rest.varint().ok_or(BAD)?;
-            let mut labels = Vec::with_capacity((n_labels as usize).min(rest.len() / 2));
-            for _ in 0..n_labels {
-                labels.push((take_text(&mut rest).ok_or(BAD)?, take_text(&mut rest).ok_or(BAD)?));
-            }
-            series.push(labels);
+        if !is_wanted(shard) {
+            skip_definitions(&mut rest, count).ok_or(BAD)?;
+            continue;
         }
-        all.push(Definitions { shard, first, series });
+        let mut group = Definitions { shard, first, labels: Vec::new(), ends: Vec::new() };
+        group.ends.reserve((count as usize).min(rest.len()));
+        for _ in 0..count {
+            for _ in 0..rest.varint().ok_or(BAD)? {
+                group.labels.push((take_text(&mut rest).ok_or(BAD)?, take_text(&mut rest).ok_or(BAD)?));
+            }
+            group.ends.push(u32::try_from(group.labels.len()).map_err(|_| BAD)?);
+        }
+        all.push(group);
     }
     Ok(all)
+}
+
+fn skip_definitions(rest: &mut Bytes<'_>, count: u32) -> Option<()> {
+    for _ in 0..count {
+        for _ in 0..rest.varint()?.checked_mul(2)? {
+            let length = usize::try_from(rest.varint()?).ok()?;
+            rest.take(length)?;
+        }
+    }
+    Some(())
 }
 
 #[cfg(test)]

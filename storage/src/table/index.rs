@@ -1,16 +1,15 @@
 //! The inverted index of a shard of a table, in memory: it grows as series arrive. Series are numbered
 //! in the order of their arrival, so the postings of a label pair are appended to and never sorted.
 
+use super::numbers::NumberMap;
 use super::registry::interner::Interner;
 use crate::error::StorageError;
 use crate::index::IndexReader;
 use crate::index::matching::Visit;
 use crate::index::postings::{Postings, PostingsBuilder};
 use crate::index::varint::{Bytes, put_varint};
-use hashbrown::HashMap;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-type Map<V> = HashMap<u32, V, Xxh3DefaultBuilder>;
+type Map<V> = NumberMap<u32, V>;
 
 /// Postings by label name and value, both as numbers of the registry's interner.
 #[derive(Default)]

@@ -3,15 +3,14 @@
 //! Sorting a million label sets takes a third of a second, so the order of the last sealed table is
 //! kept: the series of the next one are mostly the same, and only the others are sorted and merged in.
 
+use super::numbers::NumberMap;
 use super::open::Table;
 use super::registry::Registry;
 use chronolith_model::append::SeriesRef;
 use chronolith_model::labels::METRIC_NAME;
-use hashbrown::HashMap;
 use std::sync::Arc;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-type Map<V> = HashMap<u32, V, Xxh3DefaultBuilder>;
+type Map<V> = NumberMap<u32, V>;
 
 /// Positions in block order of the series of the last sealed table, by slot.
 #[derive(Default)]

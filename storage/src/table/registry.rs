@@ -172,9 +172,8 @@ impl Registry {
     /// # Errors
     /// [`InvalidLabels`] if the label sets of the shard take up its address space.
     pub fn get_or_create(&self, labels: &[(&str, &str)]) -> Result<(SeriesRef, bool), InvalidLabels> {
-        let mut scratch = Vec::new();
-        let hash = self.canonical_hash(labels, &mut scratch);
-        let shard_index = self.shard_of(labels);
+        let hashed = labels.iter().map(|&(name, value)| (name, self.hash_text(name), self.hash_text(value)));
+        let (hash, shard_index) = self.place(hashed, &mut Vec::new());
         let mut shard = self.shards[shard_index].write();
         if let Some(local) = shard.find(&hash) {
             let generation = shard.entries[local as usize].generation;
@@ -195,20 +194,34 @@ impl Registry {
         Ok((SeriesRef { slot: self.join(shard_index, local), generation }, true))
     }
 
-    fn canonical_hash(&self, labels: &[(&str, &str)], scratch: &mut Vec<u8>) -> Hash128 {
-        let hashes = labels.iter().flat_map(|(name, value)| [name, value]);
-        self.hasher.fold(hashes.map(|text| self.hasher.bytes(text.as_bytes())), scratch)
+    /// Hash and shard of canonical labels, which come as name, hash of the name and hash of the value.
+    /// `scratch` is any buffer.
+    pub(super) fn place<'a>(
+        &self,
+        labels: impl Iterator<Item = (&'a str, Hash128, Hash128)>,
+        scratch: &mut Vec<u8>,
+    ) -> (Hash128, usize) {
+        let mut sum = 0u64;
+        let hashes = labels.flat_map(|(name, name_hash, value_hash)| {
+            if name == "job" || name == "instance" {
+                // Sorted labels: `instance` always comes before `job`.
+                sum = sum.rotate_left(17) ^ value_hash[0];
+            }
+            [name_hash, value_hash]
+        });
+        let hash = self.hasher.fold(hashes, scratch);
+        (hash, (sum >> 20) as usize & (self.shards.len() - 1))
     }
 
-    fn shard_of(&self, labels: &[(&str, &str)]) -> usize {
-        let mut sum = 0u64;
-        for (name, value) in labels {
-            if *name == "job" || *name == "instance" {
-                // Sorted labels: `instance` always comes before `job`.
-                sum = sum.rotate_left(17) ^ self.hasher.bytes(value.as_bytes())[0];
-            }
-        }
-        (sum >> 20) as usize & (self.shards.len() - 1)
+    /// The hash of one label name or value.
+    pub(super) fn hash_text(&self, text: &str) -> Hash128 {
+        self.hasher.bytes(text.as_bytes())
+    }
+
+    /// Counts series that were created by the way of a shard.
+    pub(super) fn count_created(&self, count: usize) {
+        self.n_series.fetch_add(count, Ordering::Relaxed);
+        self.created.add(count as u64);
     }
 
     /// Forgets the newest sample of series where it lies in `[mint, maxt]`.
@@ -328,11 +341,16 @@ impl Registry {
 }
 
 impl RegistryShard {
-    fn find(&self, hash: &Hash128) -> Option<u32> {
+    /// The slot of canonical labels with this hash.
+    pub(super) fn find(&self, hash: &Hash128) -> Option<u32> {
         self.by_hash.find(hash[0], |&local| self.entries[local as usize].hash == *hash).copied()
     }
 
-    fn create(&mut self, hash: Hash128, symbols: &[u8]) -> Result<u32, InvalidLabels> {
+    /// Makes an entry for labels that have none, given as numbers of names and values in varints.
+    ///
+    /// # Errors
+    /// [`InvalidLabels`] if the label sets of the shard take up its address space.
+    pub(super) fn create(&mut self, hash: Hash128, symbols: &[u8]) -> Result<u32, InvalidLabels> {
         let (labels_at, labels_len) = self.labels.add(symbols)?;
         let LastSample { timestamp, bits, is_histogram } = LastSample::NONE;
         let mut entry = Entry {

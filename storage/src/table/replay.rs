@@ -3,31 +3,26 @@
 //! Tables that were frozen come first. If what has been read takes more than the share of the open tables
 //! in the memory budget, it is sealed before the next table is read; so a log of any length fits.
 //!
-//! One thread reads and decompresses frames; workers, each with its own shards, apply them. What a log
-//! lost is named in the report; the rest is taken.
+//! One thread reads and decompresses frames; workers, each with its own shards, apply them: [`series`] those of
+//! definitions, [`samples`] those of samples. What a log lost is named in the report; the rest is taken.
+
+mod feed;
+mod samples;
+mod series;
 
 use super::TableSet;
-use super::open::{ShardTotals, Table};
-use super::registry::LastSample;
+use super::open::Table;
 use super::set::{CURRENT, LATE, PREVIOUS, Tables};
-use super::shard::{TableShard, Value};
 use crate::error::{StorageError, error_chain};
 use crate::log::frame::{FileHeader, FrameKind, SyncedUpTo};
-use crate::log::histogram as histogram_bytes;
 use crate::log::reader::{LogReader, Next};
-use crate::log::record::{RecordSink, Section, definitions, sections};
 use crate::log::writer::{DEFINITIONS_NAME, FROZEN_PREFIX, Resume, TableLog, segment_name};
-use chronolith_model::append::Exemplar;
-use chronolith_model::histogram::Histogram;
-use parking_lot::RwLockWriteGuard;
+use feed::{Feed, run_workers};
+use series::Targets;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, sync_channel};
-use xxhash_rust::xxh3::xxh3_64;
 
-/// Frames that wait for a worker: some megabytes.
-const FRAMES_IN_FLIGHT: usize = 8;
 /// Folder beside the tables' for what could not be read.
 const DAMAGED_DIR: &str = "damaged";
 
@@ -159,9 +154,6 @@ impl TableDir {
     }
 }
 
-/// Where the series of a shard of the log are in the table: shard and number.
-type Targets = Vec<Option<(u32, u32)>>;
-
 fn replay_table(
     set: &TableSet,
     dir: &TableDir,
@@ -214,7 +206,7 @@ fn replay_table(
     let goes_on = goes_on & reading.segments(&table, &targets, report);
     reading.settle(report);
     table.log.set_resume(Resume { counter: reading.counter, size_bytes: reading.size_bytes, ..resume });
-    restore_last(set, &table);
+    samples::restore_last(set, &table);
     Ok(Some(Replayed { table: Arc::new(table), header, frozen: dir.frozen, goes_on }))
 }
 
@@ -294,102 +286,110 @@ impl Reading<'_> {
     /// cannot read them, which the report says.
     fn definitions(
         &mut self,
-        mut reader: LogReader,
+        reader: LogReader,
         table: &Table,
         report: &mut ReplayReport,
     ) -> Option<(Vec<Targets>, bool)> {
         let n_shards = self.header.n_shards as usize;
-        let mut goes_on = n_shards == table.registry.n_shards();
-        let mut targets: Vec<Targets> = vec![Vec::new(); n_shards.min(u16::MAX as usize)];
         let path = self.dir.path.join(DEFINITIONS_NAME);
         self.size_bytes += reader.size_bytes();
+        let n_workers = self.n_workers(n_shards);
+        let (is_whole, defined) = run_workers(
+            n_workers,
+            |worker, frames| series::work(table, n_shards, worker, n_workers, frames),
+            |feed| self.read_definitions(reader, &path, report, feed),
+        );
+        let mut goes_on = is_whole? && n_shards == table.registry.n_shards();
+        let mut targets: Vec<Targets> = Vec::new();
+        targets.resize_with(n_shards.min(u16::MAX as usize), Targets::default);
+        for (worker, defined) in defined.into_iter().enumerate() {
+            goes_on &= defined.is_same && defined.damage.is_empty();
+            for (shard, own) in defined.targets.into_iter().enumerate() {
+                if shard % n_workers == worker {
+                    targets[shard] = own;
+                }
+            }
+            for (offset, reason) in defined.damage {
+                let (path, reason, window) = (path.clone(), reason.to_owned(), self.window());
+                let damage = LogDamage { path, from: offset, to: offset, reason, window };
+                if !report.quarantined.contains(&damage) {
+                    report.quarantined.push(damage);
+                }
+            }
+        }
+        report.n_series += targets.iter().map(Targets::n_series).sum::<u64>();
+        // A hole would be filled by a series of another number.
+        goes_on &= targets.iter_mut().enumerate().all(|(shard, all)| all.settle(shard as u32));
+        Some((targets, goes_on))
+    }
+
+    fn n_workers(&self, n_shards: usize) -> usize {
+        self.set.options.n_threads().min(n_shards).max(1)
+    }
+
+    /// Feeds all frames of definitions; whether there were all of them. `None` if the system cannot read them.
+    fn read_definitions(
+        &mut self,
+        mut reader: LogReader,
+        path: &Path,
+        report: &mut ReplayReport,
+        feed: &mut Feed,
+    ) -> Option<bool> {
+        let mut is_whole = true;
         loop {
             match reader.next_frame() {
                 Next::Frame(frame, body) if frame.kind == FrameKind::Definitions => {
                     self.counter = self.counter.max(frame.counter);
                     self.synced = self.synced.max(frame.synced);
-                    match definitions(&body) {
-                        Ok(all) => {
-                            for group in all {
-                                goes_on &= define(table, &mut targets, &group);
-                            }
-                        }
-                        Err(reason) => {
-                            goes_on = false;
-                            let mut damage = self.damage_at(&path, &reader, reader.offset(), reason.into());
-                            damage.from = damage.from.min(damage.to);
-                            report.quarantined.push(damage);
-                        }
-                    }
+                    feed.push(reader.offset(), body);
                 }
                 Next::Frame(..) => {}
-                Next::End => break,
+                Next::End => return Some(is_whole),
                 Next::Bad(reason) => {
-                    let mut damage = self.damage_at(&path, &reader, reader.size_bytes(), reason);
+                    let mut damage = self.damage_at(path, &reader, reader.size_bytes(), reason);
                     // Definitions say their own numbers, so what follows can be used.
-                    let mut at = match LogReader::open(&*self.set.log.fs, &path) {
+                    let mut at = match LogReader::open(&*self.set.log.fs, path) {
                         Ok(at) => at,
                         Err(error) => {
-                            goes_on = false;
                             damage.reason = format!("{}; {}", damage.reason, error_chain(&error));
                             report.quarantined.push(damage);
-                            break;
+                            return Some(false);
                         }
                     };
                     at.seek(damage.from);
                     let followed_by_frames = reader.skip_to_frame();
                     damage.to = if followed_by_frames { reader.offset() } else { damage.to };
-                    goes_on &= !followed_by_frames;
+                    is_whole &= !followed_by_frames;
                     self.damage.push(Damage { reader: at, segment: None, damage, followed_by_frames });
                     if !followed_by_frames {
-                        break;
+                        return Some(is_whole);
                     }
                 }
                 Next::Unreadable(error) => {
                     let reason = format!("cannot be read: {error}");
-                    let damage = self.damage_at(&path, &reader, reader.size_bytes(), reason);
+                    let damage = self.damage_at(path, &reader, reader.size_bytes(), reason);
                     tracing::error!(path = %path.display(), reason = damage.reason, "a log cannot be read");
                     report.quarantined.push(damage);
                     return None;
                 }
             }
         }
-        report.n_series += targets.iter().map(|shard| shard.iter().flatten().count() as u64).sum::<u64>();
-        // A hole would be filled by a series of another number.
-        goes_on &= targets.iter().enumerate().all(|(shard, all)| {
-            let own = |(at, target): (usize, &Option<(u32, u32)>)| *target == Some((shard as u32, at as u32));
-            all.iter().enumerate().all(own)
-        });
-        Some((targets, goes_on))
     }
 
     /// Reads all segments and has workers apply them; whether all samples had a series.
     fn segments(&mut self, table: &Table, targets: &[Targets], report: &mut ReplayReport) -> bool {
-        let n_workers = self.set.options.n_threads().min(targets.len()).max(1);
-        let results = std::thread::scope(|scope| {
-            let mut senders = Vec::new();
-            let mut workers = Vec::new();
-            for worker in 0..n_workers {
-                let (sender, receiver) = sync_channel(FRAMES_IN_FLIGHT);
-                senders.push(sender);
-                let own = move |shard: usize| shard % n_workers == worker;
-                workers.push(scope.spawn(move || work(table, targets, own, &receiver)));
-            }
-            for &segment in &self.dir.segments {
-                self.segment(segment, report, &mut |body| {
-                    for sender in &senders {
-                        // A worker ends before its sender only by a panic, which is raised below.
-                        let _sent = sender.send((segment, Arc::clone(&body)));
-                    }
-                });
-                self.set.options.progress.current.fetch_add(1, Ordering::Relaxed);
-            }
-            drop(senders);
-            let join = |worker: std::thread::ScopedJoinHandle<'_, WorkerResult>| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            workers.into_iter().map(join).collect::<Vec<_>>()
-        });
+        let n_workers = self.n_workers(targets.len());
+        let base = self.header.window_start;
+        let ((), results) = run_workers(
+            n_workers,
+            |worker, frames| samples::work(table, targets, base, |shard| shard % n_workers == worker, frames),
+            |feed| {
+                for &segment in &self.dir.segments {
+                    self.segment(segment, report, feed);
+                    self.set.options.progress.current.fetch_add(1, Ordering::Relaxed);
+                }
+            },
+        );
         let mut all_defined = true;
         for result in results {
             all_defined &= result.n_undefined == 0 && result.damage.is_empty();
@@ -405,7 +405,7 @@ impl Reading<'_> {
         all_defined
     }
 
-    fn segment(&mut self, segment: u32, report: &mut ReplayReport, send: &mut dyn FnMut(Arc<Vec<u8>>)) {
+    fn segment(&mut self, segment: u32, report: &mut ReplayReport, feed: &mut Feed) {
         let path = self.dir.path.join(segment_name(segment));
         let mut reader = match LogReader::open(&*self.set.log.fs, &path) {
             Ok(reader) => reader,
@@ -423,7 +423,7 @@ impl Reading<'_> {
                     self.synced = self.synced.max(frame.synced);
                     self.counter = self.counter.max(frame.counter);
                     if frame.kind == FrameKind::Samples {
-                        send(Arc::new(body));
+                        feed.push(u64::from(segment), body);
                     }
                 }
                 Next::Frame(..) => {
@@ -529,203 +529,12 @@ impl Reading<'_> {
     }
 }
 
-/// Takes in consecutive series; whether each got the number it has in the log.
-fn define(table: &Table, targets: &mut [Targets], group: &crate::log::record::Definitions<'_>) -> bool {
-    let Some(shard_targets) = targets.get_mut(group.shard as usize) else { return false };
-    let mut same = true;
-    for (index, labels) in group.series.iter().enumerate() {
-        let number = group.first as usize + index;
-        // Numbers are dense when they are written; a gap is what a damaged frame took.
-        if number > shard_targets.len() + (1 << 24) {
-            return false;
-        }
-        if shard_targets.len() <= number {
-            shard_targets.resize(number + 1, None);
-        }
-        let target = take_in(table, labels);
-        same &= target == Some((u32::from(group.shard), number as u32));
-        shard_targets[number] = target;
-    }
-    same
-}
-
-fn take_in(table: &Table, labels: &[(&str, &str)]) -> Option<(u32, u32)> {
-    let registry = &table.registry;
-    let (handle, _) = registry.resolve_pairs(labels.to_vec()).ok()?;
-    let (shard_index, slot) = registry.split(handle.slot);
-    let mut registry_shard = registry.shards[shard_index].write();
-    let mut shard = table.shards[shard_index].write();
-    let number = shard.ordinal(slot).unwrap_or_else(|| {
-        registry_shard.entry_mut(slot).add_use();
-        let before = ShardTotals::of(&shard);
-        let texts: Option<std::iter::Empty<(&str, &str)>> = None;
-        let number = shard.add_series(slot, registry_shard.labels(slot), texts);
-        table.account(before, &shard);
-        number
-    });
-    Some((shard_index as u32, number))
-}
-
-#[derive(Default)]
-struct WorkerResult {
-    n_samples: u64,
-    n_undefined: u64,
-    damage: Vec<(u32, &'static str)>,
-}
-
-/// Applies the sections of a worker's shards.
-fn work(
-    table: &Table,
-    targets: &[Targets],
-    own: impl Fn(usize) -> bool,
-    frames: &Receiver<(u32, Arc<Vec<u8>>)>,
-) -> WorkerResult {
-    let mut result = WorkerResult::default();
-    let mut shards: Vec<ShardReplay<'_>> = targets.iter().map(|all| ShardReplay::new(table, all)).collect();
-    let mut bad_segment = vec![0; targets.len()];
-    for (segment, body) in frames {
-        let sections = match sections(&body) {
-            Ok(sections) => sections,
-            Err(reason) => {
-                if own(0) {
-                    result.damage.push((segment, reason));
-                }
-                continue;
-            }
-        };
-        for section in sections {
-            match section {
-                Section::Metadata(entries) if own(0) => {
-                    entries.iter().for_each(|(name, metadata)| table.replay_metadata(name, metadata));
-                }
-                Section::Metadata(_) => {}
-                Section::Samples(samples) => {
-                    let index = samples.shard as usize;
-                    if !own(index) || bad_segment.get(index) == Some(&segment) {
-                        continue;
-                    }
-                    let Some(shard) = shards.get_mut(index) else {
-                        result.damage.push((segment, "samples of a shard that is not there"));
-                        continue;
-                    };
-                    shard.begin(segment);
-                    if let Err(reason) = samples.replay(shard) {
-                        // Differences to what did not decode would be wrong.
-                        bad_segment[index] = segment;
-                        result.damage.push((segment, reason));
-                    }
-                    shard.release();
-                }
-            }
-        }
-    }
-    for shard in shards {
-        result.n_samples += shard.n_samples;
-        result.n_undefined += shard.n_undefined;
-    }
-    result
-}
-
-/// A shard of the log on its way into the table.
-struct ShardReplay<'t> {
-    table: &'t Table,
-    targets: &'t Targets,
-    logged: Vec<u64>,
-    segment: u32,
-    /// The shard that is locked now, what it held before, and the lock.
-    locked: Option<(u32, ShardTotals, RwLockWriteGuard<'t, TableShard>)>,
-    n_samples: u64,
-    n_undefined: u64,
-}
-
-impl<'t> ShardReplay<'t> {
-    fn new(table: &'t Table, targets: &'t Targets) -> Self {
-        Self { table, targets, logged: Vec::new(), segment: 0, locked: None, n_samples: 0, n_undefined: 0 }
-    }
-
-    fn begin(&mut self, segment: u32) {
-        if self.segment != segment {
-            self.segment = segment;
-            self.logged.clear();
-            self.logged.resize(self.targets.len(), 0);
-        }
-    }
-
-    fn shard(&mut self, number: u32) -> Option<(&mut TableShard, u32)> {
-        let (shard_index, own_number) = (*self.targets.get(number as usize)?)?;
-        if self.locked.as_ref().is_none_or(|(locked, ..)| *locked != shard_index) {
-            self.release();
-            let guard = self.table.shards[shard_index as usize].write();
-            self.locked = Some((shard_index, ShardTotals::of(&guard), guard));
-        }
-        self.n_samples += 1;
-        self.locked.as_mut().map(|(.., guard)| (&mut **guard, own_number))
-    }
-
-    fn release(&mut self) {
-        if let Some((_, before, guard)) = self.locked.take() {
-            self.table.account(before, &guard);
-        }
-    }
-}
-
-impl RecordSink for ShardReplay<'_> {
-    fn logged(&mut self, ordinal: u32) -> Option<&mut u64> {
-        if self.targets.get(ordinal as usize).copied().flatten().is_none() {
-            self.n_undefined += 1;
-            return None;
-        }
-        self.logged.get_mut(ordinal as usize)
-    }
-
-    fn float(&mut self, ordinal: u32, timestamp: i64, bits: u64, start_timestamp: i64) {
-        if let Some((shard, number)) = self.shard(ordinal) {
-            shard.place_float(number, timestamp, bits, start_timestamp);
-        }
-    }
-
-    fn histogram(&mut self, ordinal: u32, timestamp: i64, start_timestamp: i64, histogram: Histogram) {
-        if let Some((shard, number)) = self.shard(ordinal) {
-            let mut encoded = Vec::new();
-            histogram_bytes::encode(&histogram, &mut encoded);
-            shard.place_histogram(number, timestamp, start_timestamp, &encoded);
-        }
-    }
-
-    fn exemplar(&mut self, ordinal: u32, exemplar: Exemplar) {
-        if let Some((shard, number)) = self.shard(ordinal) {
-            shard.place_exemplar(number, &exemplar);
-        }
-    }
-}
-
-/// Tells the registry the newest sample of each series.
-fn restore_last(set: &TableSet, table: &Table) {
-    for (shard_index, shard) in table.shards.iter().enumerate() {
-        let mut registry = set.registry.shards[shard_index].write();
-        let shard = shard.read();
-        for (number, series) in shard.series().iter().enumerate() {
-            let Some((timestamp, value)) = shard.last_sample(number as u32) else { continue };
-            let entry = registry.entry_mut(series.slot);
-            if timestamp <= entry.last().timestamp {
-                continue;
-            }
-            entry.set_last(match value {
-                Value::Float(bits) => LastSample { timestamp, bits, is_histogram: false },
-                Value::Histogram(bytes) => {
-                    LastSample { timestamp, bits: xxh3_64(&bytes), is_histogram: true }
-                }
-            });
-        }
-    }
-}
-
 /// Puts replayed tables where they belong: open, or frozen in the order they had.
 #[derive(Default)]
 struct TakeOver {
     /// Those that were not frozen.
     open: Vec<Replayed>,
-    /// Start of the newest window among them.
+    /// Start of the newest window among all tables that were found.
     current_window: Option<i64>,
 }
 
@@ -736,13 +545,13 @@ impl TakeOver {
         if let Some((_, maxt)) = table.time_range() {
             set.newest.fetch_max(maxt, Ordering::Relaxed);
         }
+        if header.window_ms == set.options.window_ms {
+            self.current_window = self.current_window.max(header.window_start);
+        }
         if let Some(seq) = *frozen {
             table.freeze_as_marked(seq);
             push_frozen(set, [replayed.table]);
             return;
-        }
-        if header.window_ms == set.options.window_ms {
-            self.current_window = self.current_window.max(header.window_start);
         }
         self.open.push(replayed);
     }
@@ -766,7 +575,12 @@ impl TakeOver {
 
     fn finish(self, set: &TableSet) {
         let window_ms = set.options.window_ms;
-        let mut tables = Tables { current_window: self.current_window, ..Tables::default() };
+        // Windows never go back, or what the table of late samples holds would be taken once more into another
+        // one. The newest may be in blocks only.
+        let newest = set.newest.load(Ordering::Relaxed);
+        let newest = (newest != i64::MIN).then(|| set.options.window_start(newest));
+        let current_window = self.current_window.max(newest);
+        let mut tables = Tables { current_window, ..Tables::default() };
         let mut to_freeze = Vec::new();
         for Replayed { table, header, goes_on, .. } in self.open {
             let role = match header.window_start {

@@ -74,7 +74,8 @@ proptest! {
     #[test]
     fn any_bytes_are_refused_or_decode(body: Vec<u8>) {
         let _ = replay(&body, 3);
-        let _ = definitions(&body);
+        let _ = definitions(&body, |_| true);
+        let _ = definitions(&body, |shard| shard % 2 == 0);
         if let Some(histogram) = crate::log::histogram::decode(&mut Bytes(&body)) {
             let mut bytes = Vec::new();
             crate::log::histogram::encode(&histogram, &mut bytes);
@@ -160,9 +161,14 @@ fn metadata_and_definitions_come_back() {
     builder.push(5, [("__name__", "down")].into_iter());
     let mut body = Vec::new();
     builder.finish(2, &mut body);
-    let found = definitions(&body).unwrap();
+    builder.push(0, [("__name__", "left")].into_iter());
+    builder.finish(3, &mut body);
+    let found = definitions(&body, |shard| shard == 2).unwrap();
     assert_eq!((found[0].shard, found[0].first, found.len()), (2, 4, 1));
-    assert_eq!(found[0].series[1], [("__name__", "down")]);
+    let series: Vec<_> = found[0].series().collect();
+    assert_eq!(series, [&[("__name__", "up"), ("job", "a")][..], &[("__name__", "down")]]);
+    let found = definitions(&body, |shard| shard == 3).unwrap();
+    assert_eq!((found.len(), found[0].series().next().unwrap()), (1, &[("__name__", "left")][..]));
 }
 
 #[test]

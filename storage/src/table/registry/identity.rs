@@ -93,17 +93,6 @@ impl Registry {
     }
 }
 
-impl Registry {
-    /// The handle of labels from the log, which were within the limits when they were taken.
-    ///
-    /// # Errors
-    /// [`InvalidLabels`] if they are no labels of a series.
-    pub fn resolve_pairs(&self, mut labels: Vec<(&str, &str)>) -> Result<(SeriesRef, bool), InvalidLabels> {
-        canonicalise(&mut labels)?;
-        self.get_or_create(&labels)
-    }
-}
-
 /// The labels of a key as text, for messages; empty if they do not decode.
 pub fn key_text(key: SeriesKey<'_>, batch: &AppendBatch<'_>) -> String {
     let mut labels = Vec::new();
@@ -143,8 +132,18 @@ fn decode<'a>(
     }
 }
 
+/// Whether labels are as [`canonicalise`] leaves them.
+pub(in crate::table) fn is_canonical(labels: &[(&str, &str)]) -> bool {
+    labels.iter().all(|(name, value)| !name.is_empty() && !value.is_empty())
+        && labels.windows(2).all(|pair| pair[0].0 < pair[1].0)
+        && labels.iter().any(|(name, _)| *name == METRIC_NAME)
+}
+
 /// Sorts labels and drops empty ones: to Prometheus a label without a value is absent.
-fn canonicalise(labels: &mut Vec<(&str, &str)>) -> Result<(), InvalidLabels> {
+///
+/// # Errors
+/// [`InvalidLabels`] if they are no labels of a series. Limits are not looked at.
+pub(in crate::table) fn canonicalise(labels: &mut Vec<(&str, &str)>) -> Result<(), InvalidLabels> {
     labels.retain(|(_, value)| !value.is_empty());
     if !labels.is_sorted() {
         labels.sort_unstable();

@@ -50,6 +50,16 @@ impl Interner {
         number
     }
 
+    /// One use more of a number in use.
+    ///
+    /// # Panics
+    /// If the number has none.
+    pub fn add_use(&mut self, number: u32) {
+        let interned = &mut self.strings[number as usize];
+        assert!(interned.uses > 0, "a string that is used again is in use");
+        interned.uses += 1;
+    }
+
     /// Takes one use back.
     ///
     /// # Panics

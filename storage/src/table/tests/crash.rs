@@ -182,6 +182,31 @@ fn a_frozen_table_stays_frozen_with_its_place_over_a_restart() {
     assert_eq!(set.frozen().len(), 1);
 }
 
+/// With the newest windows frozen or in blocks, and a table of late samples open, windows began anew after a
+/// restart: what was late before went to a table of its own, and its value stood beside the first one.
+#[test]
+fn late_samples_stay_late_over_a_restart() {
+    let late = labels("__name__=late");
+    for is_sealed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let set = open(dir.path());
+        append(&set, &labels("__name__=a"), &[float(5 * WINDOW_MS, 1.0)]).unwrap();
+        let mut numbers = set.freeze_all();
+        append(&set, &late, &[float(1, 1.0), float(2, 2.0), float(3, 3.0)]).unwrap();
+        drop(set);
+        let clock = Arc::new(ManualClock::new(1 << 40));
+        let mut setup = setup(dir.path(), options(&clock));
+        if is_sealed {
+            setup.newest = Some(5 * WINDOW_MS);
+        } else {
+            numbers.clear();
+        }
+        let (set, _) = TableSet::open(setup, &numbers).unwrap();
+        assert_eq!(append(&set, &late, &[float(2, 9.0)]).unwrap().refused_duplicate, 1, "{is_sealed}");
+        assert_eq!(contents(&set)[&late.to_string()][&2].0, Datum::Float(2f64.to_bits()), "{is_sealed}");
+    }
+}
+
 #[test]
 fn another_number_of_shards_replays_and_freezes_the_table() {
     let dir = tempfile::tempdir().unwrap();

@@ -154,6 +154,24 @@ fn measure_append_of_known_series() {
     println!("source: {:.0} ns/sample", (cpu_time() - started).as_secs_f64() * 1e9 / n_read as f64);
 }
 
+/// How long the log of a store takes to be replayed: the folder in `REPLAY_LOG`, which should be a copy.
+#[test]
+#[ignore = "a measurement: run it alone and in release"]
+fn measure_replay_of_a_folder() {
+    let Some(folder) = std::env::var_os("REPLAY_LOG") else {
+        println!("skipped: REPLAY_LOG names no folder");
+        return;
+    };
+    let clock = Arc::new(ManualClock::new(1 << 42));
+    let window_ms = crate::options::DEFAULT_WINDOW_MS;
+    let options =
+        Options { window_ms, shards: 0, threads: 0, memory_budget_bytes: 4 << 30, ..options(&clock) };
+    let begun = Instant::now();
+    let (set, report) = TableSet::open(setup(Path::new(&folder), options), &[]).unwrap();
+    println!("replay: {:?}, {} series, {} samples", begun.elapsed(), report.n_series, report.n_samples);
+    drop(set);
+}
+
 /// What single appends take while the log is synced behind them: 200 requests a second of 2,000 values that
 /// do not compress (3 MB of log a second), for a minute, on the file system of `TMPDIR`.
 #[test]
