@@ -4,8 +4,8 @@
 //! An entry remembers the version of the store it was made from. Steps are taken from it as long as no sample
 //! that they depend on was written, deleted or dropped since, however late it came; all other steps are evaluated.
 //! What is kept is as exact as what is evaluated, or it is not kept: queries whose value at a step depends on
-//! other steps (`@ end()`, `info()`), results with annotations, and stores that cannot tell what changes are
-//! evaluated whole each time.
+//! other steps (`@ end()`, `info()`), results with annotations, those of native histograms, and stores that cannot
+//! tell what changes are evaluated whole each time.
 
 mod entry;
 
@@ -105,10 +105,10 @@ impl ResultCache {
             let still = entry.unchanged(&store.unchanged_since(entry.version), reach)?;
             Some((still.and(steps)?, entry))
         });
+        let budget = engine.budget(control);
         let mut output = match &known {
-            None => engine.evaluate(&store_now, &expr, request, control)?,
+            None => engine.evaluate_within(&budget, &store_now, &expr, request, control)?,
             Some((still, entry)) => {
-                let budget = engine.budget(control);
                 let evaluate = |part: Steps| {
                     let request = QueryRequest { start: part.first, end: part.last, ..*request };
                     engine.evaluate_within(&budget, &store_now, &expr, &request, control)
@@ -120,9 +120,9 @@ impl ResultCache {
         };
         let n_kept = known.as_ref().map_or(0, |(still, _)| still.count());
         self.count_steps(n_kept, steps.count() - n_kept);
-        if let (Value::Matrix(series), true) =
-            (&mut output.value, output.warnings.is_empty() && output.infos.is_empty())
-        {
+        // What a histogram says of resets, and so whether there is a warning, depends on where reading begins.
+        let may_be_kept = output.warnings.is_empty() && output.infos.is_empty() && !budget.read_histograms();
+        if let (Value::Matrix(series), true) = (&mut output.value, may_be_kept) {
             self.keep(key, version, steps, series);
         }
         Ok(output)

@@ -7,7 +7,7 @@ use crate::error::QueryError;
 use chronolith_model::queryable::{QueryContext, Stop};
 use chronolith_model::symbols::SymbolTable;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Deepest nesting of operators that is evaluated. The parser allows 500; chains of binary operators lean to
 /// the left and are folded in loops.
@@ -78,6 +78,8 @@ pub(crate) struct Budget {
     max_samples: usize,
     samples: AtomicUsize,
     peak_samples: AtomicUsize,
+    /// Whether native histograms were read.
+    histograms: AtomicBool,
 }
 
 impl Budget {
@@ -90,7 +92,18 @@ impl Budget {
             max_samples,
             samples: AtomicUsize::new(0),
             peak_samples: AtomicUsize::new(0),
+            histograms: AtomicBool::new(false),
         }
+    }
+
+    /// Notes that native histograms were read.
+    pub(crate) fn note_histograms(&self) {
+        self.histograms.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether native histograms were read.
+    pub(crate) fn read_histograms(&self) -> bool {
+        self.histograms.load(Ordering::Relaxed)
     }
 
     fn charge_bytes(&self, size_bytes: usize) -> Result<(), Stop> {

@@ -91,6 +91,9 @@ impl<S: RowSource> Leaf<S> {
         cx.check()?;
         self.selected.read(range.clone(), &mut samples, &cx.store)?;
         assert_eq!(samples.series.len(), range.len(), "a read gives an entry for each series");
+        if !samples.histograms.is_empty() {
+            cx.store.budget.note_histograms();
+        }
         let decoded_bytes = samples.values.len() * 8 + samples.histograms.len() * 16;
         let _decoded = cx.store.budget.take(decoded_bytes, 0)?;
         let mut batches = Vec::new();
