@@ -223,52 +223,86 @@ impl<'a> Reader<'a> {
         self.at = at;
     }
 
-    /// A field with this tag that holds a double (1) and a varint (2) and nothing else, in the form in which all
-    /// senders write them; anything else is left where it is.
+    /// A field with this tag that holds a double (1), left out if it is zero, and a varint (2) and nothing else, in
+    /// the form in which all senders write them; anything else is left where it is, and so is the last of a body.
     #[inline]
     pub fn double_and_integer(&mut self, tag: u8) -> Option<(f64, u64)> {
         const FIRST: u8 = 1 << 3 | FIXED64;
         const SECOND: u8 = 2 << 3 | VARINT;
-        let bytes = &self.body[self.at..self.end];
-        let (head, rest) = bytes.split_first_chunk::<3>()?;
-        let (double, rest) = rest.split_first_chunk::<8>()?;
-        // Tag and double take ten bytes, the tag of the varint one.
-        let n_varint = usize::from(head[1]).checked_sub(10)?;
-        let varint = rest.get(..n_varint)?;
-        if head[0] != tag || head[2] != FIRST || !(2..=9).contains(&n_varint) || varint[0] != SECOND {
+        // Eight bytes are read at once, also where the message ends before.
+        let (head, rest) = self.body[self.at..].split_first_chunk::<3>()?;
+        let length = usize::from(head[1]);
+        let (double, n_varint, varint) = match head[2] {
+            FIRST => {
+                let (double, rest) = rest.split_first_chunk::<8>()?;
+                let (second, rest) = rest.split_first()?;
+                // Tag and double take nine bytes, the tag of the varint one.
+                (f64::from_le_bytes(*double), length.checked_sub(10)?, (*second == SECOND).then_some(rest)?)
+            }
+            SECOND => (0.0, length.checked_sub(1)?, rest),
+            _ => return None,
+        };
+        let value = varint_of(varint, n_varint)?;
+        let next = self.at + 2 + length;
+        if head[0] != tag || next > self.end {
             return None;
         }
-        let (last, more) = varint[1..].split_last()?;
-        if *last >= 0x80 || more.iter().any(|byte| *byte < 0x80) {
-            return None;
-        }
-        let value = varint[1..].iter().rev().fold(0, |sum, byte| sum << 7 | u64::from(byte & 0x7f));
-        self.at += 2 + usize::from(head[1]);
-        Some((f64::from_le_bytes(*double), value))
+        self.at = next;
+        Some((double, value))
     }
 
-    /// Packed numbers of 32 bits; what is above is cut off.
+    /// Appends the texts of fields that begin with this tag of one byte and a length of one byte, as long as they
+    /// come. Tags and such lengths are ASCII, so that all of it is checked at once. False, and nothing is read, if
+    /// it is not UTF-8.
+    pub fn short_texts(&mut self, tag: u8, out: &mut Vec<&'a str>) -> bool {
+        let start = self.at;
+        self.skip_short_fields(tag);
+        let Ok(mut rest) = std::str::from_utf8(&self.body[start..self.at]) else {
+            self.at = start;
+            return false;
+        };
+        out.reserve(rest.len() / 16);
+        while let Some(&[_, length]) = rest.as_bytes().first_chunk::<2>() {
+            // An ASCII byte stands on either side of each text.
+            let (text, behind) = rest[2..].split_at(usize::from(length));
+            out.push(text);
+            rest = behind;
+        }
+        true
+    }
+
+    /// Packed numbers of 32 bits; what is above is cut off. Gives the greatest, 0 if there are none.
+    #[inline]
     pub fn packed_u32(
         &mut self,
         tag: Tag,
         field: &'static str,
         out: &mut Vec<u32>,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<u32, DecodeError> {
         if tag.wire_type == VARINT {
-            out.push(self.varint()? as u32);
-            return Ok(());
+            let number = self.varint()? as u32;
+            out.push(number);
+            return Ok(number);
         }
         let mut packed = self.message(tag, field)?;
         out.reserve(packed.end - packed.at);
-        while let Some(&first) = packed.body[..packed.end].get(packed.at) {
-            if first < 0x80 {
-                out.push(u32::from(first));
-                packed.at += 1;
-            } else {
-                out.push(packed.varint()? as u32);
-            }
+        let mut greatest = 0;
+        loop {
+            let number = match packed.body[packed.at..packed.end] {
+                [first, ..] if first < 0x80 => {
+                    packed.at += 1;
+                    u32::from(first)
+                }
+                [first, second, ..] if second < 0x80 => {
+                    packed.at += 2;
+                    u32::from(first & 0x7f) | u32::from(second) << 7
+                }
+                [] => return Ok(greatest),
+                _ => packed.varint()? as u32,
+            };
+            greatest = greatest.max(number);
+            out.push(number);
         }
-        Ok(())
     }
 
     /// A repeated integer, packed or not: appends what `map` makes of each.
@@ -339,6 +373,26 @@ impl<'a> Reader<'a> {
         }
         Err(self.error(DecodeErrorKind::Group))
     }
+}
+
+/// The varint of 1 to 8 bytes at the start of at least eight bytes, if it is just so long.
+#[inline]
+fn varint_of(bytes: &[u8], length: usize) -> Option<u64> {
+    const MORE: u64 = 0x8080_8080_8080_8080;
+    let raw = u64::from_le_bytes(*bytes.first_chunk::<8>()?);
+    if !(1..=8).contains(&length) {
+        return None;
+    }
+    let raw = raw & (u64::MAX >> (64 - 8 * length));
+    // All bytes but the last say that another one follows.
+    if raw & MORE != MORE & ((1 << (8 * (length - 1))) - 1) {
+        return None;
+    }
+    // Seven bits a byte move together: in pairs, in fours, then both halves.
+    let x = raw & !MORE;
+    let x = (x & 0x007f_007f_007f_007f) | (x & 0x7f00_7f00_7f00_7f00) >> 1;
+    let x = (x & 0x0000_3fff_0000_3fff) | (x & 0x3fff_0000_3fff_0000) >> 2;
+    Some((x & 0x0fff_ffff) | (x & 0x0fff_ffff_0000_0000) >> 4)
 }
 
 pub(super) fn unzigzag(value: u64) -> i64 {
@@ -431,6 +485,59 @@ mod tests {
         let mut reader = Reader::new(&[0x81, 0x80, 0x00], "test");
         assert_eq!(reader.varint(), Ok(1));
         assert!(reader.is_done());
+    }
+
+    #[test]
+    fn samples_in_their_usual_form_are_read_as_in_any_form() {
+        let numbers =
+            (0..56).flat_map(|bits| [1u64 << bits, (2 << bits) - 1, 0x55aa_55aa_55aa_55aa >> (63 - bits)]);
+        for number in numbers.filter(|&number| number > 0) {
+            for double in [0.0, -0.0, 1.5] {
+                let mut body = Vec::new();
+                put_message(&mut body, 2, |out| {
+                    put_double(out, 1, double);
+                    put_integer(out, 2, number);
+                });
+                let end = body.len();
+                body.extend_from_slice(&[0xff; 8]);
+                let mut reader = Reader { end, ..Reader::new(&body, "test") };
+                let (value, integer) = reader.double_and_integer(2 << 3 | BYTES).unwrap();
+                assert_eq!((value.to_bits(), integer), (f64::to_bits(double), number));
+                assert!(reader.is_done());
+                // Of a message that ends earlier nothing is read, nor of one of another tag or form.
+                for (end, tag) in [(end - 1, 2), (end, 3)] {
+                    let mut reader = Reader { end, ..Reader::new(&body, "test") };
+                    assert_eq!((reader.double_and_integer(tag << 3 | BYTES), reader.at()), (None, 0));
+                }
+                body[1] += 1;
+                let mut reader = Reader::new(&body, "test");
+                assert_eq!(reader.double_and_integer(2 << 3 | BYTES), None);
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_read_together_up_to_a_long_one_and_not_at_all_if_one_is_none() {
+        let long = "l".repeat(200);
+        let mut body = Vec::new();
+        for text in ["a", "", "\u{20ac}uro", "b", &long, "c"] {
+            put_bytes(&mut body, 4, text.as_bytes());
+        }
+        let mut reader = Reader::new(&body, "test");
+        let mut texts = Vec::new();
+        assert!(reader.short_texts(4 << 3 | BYTES, &mut texts));
+        assert_eq!(texts, ["a", "", "\u{20ac}uro", "b"]);
+        let tag = reader.tag().unwrap().unwrap();
+        assert_eq!(reader.bytes(tag, "test").unwrap(), long.as_bytes());
+        assert!(reader.short_texts(4 << 3 | BYTES, &mut texts));
+        assert_eq!((texts.len(), reader.is_done()), (5, true));
+        // Halves of one character in two texts are no text, though they stand close to each other.
+        let mut body = Vec::new();
+        put_bytes(&mut body, 4, &[0xc3]);
+        put_bytes(&mut body, 4, &[0xa4]);
+        let mut reader = Reader::new(&body, "test");
+        assert!(!reader.short_texts(4 << 3 | BYTES, &mut texts));
+        assert_eq!((texts.len(), reader.at()), (5, 0));
     }
 
     #[test]

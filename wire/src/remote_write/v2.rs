@@ -82,7 +82,14 @@ fn symbols<'a>(body: &'a [u8], symbols: &mut Vec<&'a str>) -> Result<HashSet<u32
     if u32::try_from(body.len()).is_err() {
         return Err(reader.error(DecodeErrorKind::TooMany));
     }
-    while let Some(tag) = reader.tag()? {
+    let mut is_text = true;
+    loop {
+        reader.skip_short_fields(5 << 3 | BYTES);
+        // The first one is looked at below. What is not UTF-8 is found one by one, and not looked for again.
+        if !symbols.is_empty() && is_text {
+            is_text = reader.short_texts(4 << 3 | BYTES, symbols);
+        }
+        let Some(tag) = reader.tag()? else { break };
         if tag.number != 4 {
             reader.skip(tag)?;
             continue;
@@ -136,10 +143,11 @@ impl<'a> Decoder<'_, 'a> {
             exemplars: self.batch.exemplars.len(),
         };
         let mut metadata = RawMetadata::default();
+        let mut greatest = 0;
         while let Some(tag) = reader.tag()? {
             match tag.number {
                 1 => {
-                    reader.packed_u32(tag, "timeseries.labels_refs", self.refs)?;
+                    greatest = greatest.max(reader.packed_u32(tag, "timeseries.labels_refs", self.refs)?);
                     // What nearly always follows: samples without a start timestamp.
                     while let Some((value, timestamp)) = reader.double_and_integer(2 << 3 | BYTES) {
                         let timestamp = timestamp.cast_signed();
@@ -159,7 +167,7 @@ impl<'a> Decoder<'_, 'a> {
                 _ => reader.skip(tag)?,
             }
         }
-        if let Err(reason) = self.check(&mark, metadata) {
+        if let Err(reason) = self.check(&mark, greatest, metadata) {
             self.reject(&mark, reason);
             return Ok(());
         }
@@ -175,11 +183,12 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Whether the numbers of a series make sense and there is something to store.
-    fn check(&self, mark: &Mark, metadata: RawMetadata) -> Result<(), String> {
+    /// Whether the numbers of a series, of which this is the greatest, make sense and there is something to store.
+    fn check(&self, mark: &Mark, greatest: u32, metadata: RawMetadata) -> Result<(), String> {
         let refs = &self.refs[mark.refs..];
         let n_symbols = self.batch.symbols.len();
-        self.check_refs(refs).map_err(|reason| format!("parsing labels for series {refs:?}: {reason}"))?;
+        self.check_refs(refs, greatest)
+            .map_err(|reason| format!("parsing labels for series {refs:?}: {reason}"))?;
         for (what, number) in [("unit_ref", metadata.unit), ("help_ref", metadata.help)] {
             if number as usize >= n_symbols {
                 return Err(format!(
@@ -209,12 +218,11 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    fn check_refs(&self, refs: &[u32]) -> Result<(), String> {
+    fn check_refs(&self, refs: &[u32], greatest: u32) -> Result<(), String> {
         if !refs.len().is_multiple_of(2) {
             return Err(format!("invalid labelRefs length {}", refs.len()));
         }
         let n_symbols = self.batch.symbols.len();
-        let greatest = refs.iter().fold(0, |greatest, &number| number.max(greatest));
         if (greatest as usize) < n_symbols && self.invalid_symbols.is_empty() {
             return Ok(());
         }
@@ -263,7 +271,7 @@ impl<'a> Decoder<'_, 'a> {
                 _ => reader.skip(tag)?,
             }
         }
-        let checked = self.check_refs(&refs);
+        let checked = self.check_refs(&refs, refs.iter().copied().max().unwrap_or(0));
         match checked.and_then(|()| exemplar(&self.pairs(&refs), value, timestamp)) {
             Ok(exemplar) => self.batch.exemplars.push(exemplar),
             Err(reason) => {

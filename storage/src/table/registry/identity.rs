@@ -66,10 +66,16 @@ impl Registry {
         let hash = |key: SeriesKey<'_>| match key {
             SeriesKey::Encoded(bytes) => Some(self.hasher.bytes(bytes)),
             SeriesKey::Symbols(numbers) => {
-                let greatest = numbers.iter().fold(0, |greatest, &number| number.max(greatest));
-                let hashes = numbers.iter().map(|&number| symbols[number as usize]);
+                let mut all_known = true;
+                let hashes = numbers.iter().map(|&number| {
+                    symbols.get(number as usize).copied().unwrap_or_else(|| {
+                        all_known = false;
+                        [0; 2]
+                    })
+                });
                 // Encoded bytes, which may hold whatever a sender likes, meet none of these but by chance.
-                ((greatest as usize) < symbols.len()).then(|| SeriesHasher::combine(hashes))
+                let hash = SeriesHasher::combine(hashes);
+                all_known.then_some(hash)
             }
             SeriesKey::Labels(_) | SeriesKey::Ref(..) => None,
         };
