@@ -200,31 +200,39 @@ fn whole(bits: u64) -> Option<i64> {
     ((number as f64).to_bits() == bits && value.abs() <= 9_007_199_254_740_992.0).then_some(number)
 }
 
+#[inline]
 fn take_value(class: u8, before: u64, bytes: &mut Bytes<'_>) -> Result<u64, &'static str> {
-    let mut raw = [0; 8];
     match class {
         0 => Ok(before),
         1..=7 => {
-            raw[..class as usize].copy_from_slice(bytes.take(class as usize).ok_or(CUT_SHORT)?);
-            let zigzag = u64::from_le_bytes(raw);
+            let zigzag = take_low_bytes(bytes, class as usize).ok_or(CUT_SHORT)?;
             let delta = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
             let from = whole(before).ok_or("difference to a value that is no whole number")?;
             Ok(((from + delta) as f64).to_bits())
         }
-        8..=14 => {
-            let n_bytes = class as usize - 7;
-            raw[..n_bytes].copy_from_slice(bytes.take(n_bytes).ok_or(CUT_SHORT)?);
-            Ok(before ^ u64::from_le_bytes(raw))
-        }
+        8..=14 => Ok(before ^ take_low_bytes(bytes, class as usize - 7).ok_or(CUT_SHORT)?),
         _ => {
             let n_bytes = bytes.u8().ok_or(CUT_SHORT)? as usize;
             if n_bytes > 8 {
                 return Err("a value of more than eight bytes");
             }
+            let mut raw = [0; 8];
             raw[..n_bytes].copy_from_slice(bytes.take(n_bytes).ok_or(CUT_SHORT)?);
             Ok(before ^ u64::from_be_bytes(raw))
         }
     }
+}
+
+/// The number of which the low bytes stand here, 1 to 7, by a copy of fixed size where there are eight.
+#[inline]
+fn take_low_bytes(bytes: &mut Bytes<'_>, n_bytes: usize) -> Option<u64> {
+    if let Some(&raw) = bytes.0.first_chunk::<8>() {
+        bytes.0 = &bytes.0[n_bytes..];
+        return Some(u64::from_le_bytes(raw) & (u64::MAX >> (64 - 8 * n_bytes)));
+    }
+    let mut raw = [0; 8];
+    raw[..n_bytes].copy_from_slice(bytes.take(n_bytes)?);
+    Some(u64::from_le_bytes(raw))
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {

@@ -14,6 +14,10 @@ use std::sync::atomic::Ordering;
 /// Samples per series at which a table is frozen, if that is more than `Options::table_samples`: a
 /// window at 15 s is four runs, which bounds memory and restart.
 const SAMPLES_PER_SERIES: u64 = 120;
+/// Samples per series of the current window's table after which that of the window before is frozen: four minutes
+/// at 15 s, in which stragglers come. It holds up to [`SAMPLES_PER_SERIES`], and with it memory and the longest
+/// start would be twice as large for as long as the other one is filled.
+const SAMPLES_BEHIND_EDGE: u64 = 16;
 /// Retry-After while the log is broken or memory is full: seals are tried every few seconds.
 const RETRY_AFTER_S: u64 = 5;
 
@@ -259,6 +263,7 @@ impl TableSet {
             let n_samples = table.n_samples();
             n_samples >= limit && n_samples >= SAMPLES_PER_SERIES * table.n_series() as u64
         });
+        self.freeze_behind_edge();
         let largest = {
             let tables = self.tables.load();
             let open = tables.open.iter().flatten();
@@ -269,6 +274,28 @@ impl TableSet {
             open.max_by_key(|table| table.size_bytes()).map(|table| table.number)
         };
         self.freeze_where(|table| Some(table.number) == largest);
+    }
+
+    /// Freezes the table of the window before the current one once that has gone on for a while: with about as many
+    /// series, of which it holds some samples each. What comes for the earlier window then goes into another table,
+    /// which stays.
+    fn freeze_behind_edge(&self) {
+        let behind = {
+            let tables = self.tables.load();
+            let (Some(current), Some(previous)) = (&tables.open[CURRENT], &tables.open[PREVIOUS]) else {
+                return;
+            };
+            let n_series = current.n_series() as u64;
+            // The table that was the current one has the lower number.
+            let is_behind = n_series > 0
+                && previous.number < current.number
+                && 2 * n_series >= previous.n_series() as u64
+                && current.n_samples() >= SAMPLES_BEHIND_EDGE * n_series;
+            is_behind.then_some(previous.number)
+        };
+        if let Some(number) = behind {
+            self.freeze_where(|table| table.number == number);
+        }
     }
 
     /// Freezes what has to be: too large, too many bytes, or idle. Lets series go that no table holds.

@@ -288,6 +288,32 @@ fn windows_that_fall_behind_are_frozen_and_what_is_older_goes_to_the_late_table(
 }
 
 #[test]
+fn the_table_of_the_window_before_is_frozen_once_the_current_one_has_gone_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = open(dir.path());
+    let (a, b) = (labels("__name__=a"), labels("__name__=b"));
+    for time in 0..30 {
+        append(&set, &a, &[float(time, 1.0)]).unwrap();
+        append(&set, &b, &[float(time, 1.0)]).unwrap();
+    }
+    // Stragglers still find it open.
+    for time in 0..15 {
+        append(&set, &a, &[float(WINDOW_MS + time, 1.0)]).unwrap();
+        append(&set, &b, &[float(WINDOW_MS + time, 1.0), float(900 + time, 2.0)]).unwrap();
+    }
+    assert_eq!(set.frozen().len(), 0);
+    append(&set, &a, &[float(WINDOW_MS + 15, 1.0)]).unwrap();
+    append(&set, &b, &[float(WINDOW_MS + 15, 1.0)]).unwrap();
+    assert_eq!(set.frozen().iter().map(|table| table.n_samples()).collect::<Vec<_>>(), [75]);
+    // What comes later still has a table of its own, which stays: it is not sealed at each request.
+    for time in 0..30 {
+        append(&set, &b, &[float(950 + time, 3.0), float(WINDOW_MS + 50 + time, 1.0)]).unwrap();
+    }
+    assert_eq!(set.frozen().len(), 1);
+    assert_eq!(contents(&set)[&b.to_string()].len(), 30 + 15 + 16 + 30 + 30);
+}
+
+#[test]
 fn matchers_select_from_tables_and_labels_are_listed() {
     let dir = tempfile::tempdir().unwrap();
     let set = open(dir.path());

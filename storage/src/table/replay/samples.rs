@@ -122,6 +122,17 @@ struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 16);
 
+/// Hands floats over with their start timestamps, 0 for none.
+#[inline]
+fn each(entries: &[Entry], mut apply: impl FnMut(Entry, i64)) {
+    let mut rest = entries.iter();
+    while let Some(&entry) = rest.next() {
+        let start_timestamp =
+            if entry.has_start { rest.next().map_or(0, |start| start.bits as i64) } else { 0 };
+        apply(entry, start_timestamp);
+    }
+}
+
 /// A shard of the log on its way into the table.
 struct ShardReplay<'t> {
     table: &'t Table,
@@ -171,20 +182,21 @@ impl<'t> ShardReplay<'t> {
     fn apply(&mut self, index: usize) {
         let mut entries = std::mem::take(&mut self.buckets[index]);
         let base = self.base.unwrap_or(0);
-        let first = index * BUCKET_SERIES;
-        let mut rest = entries.iter();
-        while let Some(entry) = rest.next() {
-            let start_timestamp =
-                if entry.has_start { rest.next().map_or(0, |start| start.bits as i64) } else { 0 };
-            let number = (first + usize::from(entry.number)) as u32;
-            if let Some((shard, number)) = self.shard(number) {
-                shard.place_float(
-                    number,
-                    base.wrapping_add(i64::from(entry.time)),
-                    entry.bits,
-                    start_timestamp,
-                );
-            }
+        let first = (index * BUCKET_SERIES) as u32;
+        let same_in = self.targets.same_in();
+        if let Some(shard_index) = same_in {
+            let shard = self.lock(shard_index);
+            each(&entries, |entry, start_timestamp| {
+                let time = base.wrapping_add(i64::from(entry.time));
+                shard.place_float(first + u32::from(entry.number), time, entry.bits, start_timestamp);
+            });
+        } else {
+            each(&entries, |entry, start_timestamp| {
+                let time = base.wrapping_add(i64::from(entry.time));
+                if let Some((shard, number)) = self.shard(first + u32::from(entry.number)) {
+                    shard.place_float(number, time, entry.bits, start_timestamp);
+                }
+            });
         }
         entries.clear();
         self.buckets[index] = entries;
@@ -201,12 +213,19 @@ impl<'t> ShardReplay<'t> {
     #[inline]
     fn shard(&mut self, number: u32) -> Option<(&mut TableShard, u32)> {
         let (shard_index, own_number) = self.targets.get(number)?;
+        Some((self.lock(shard_index), own_number))
+    }
+
+    #[inline]
+    fn lock(&mut self, shard_index: u32) -> &mut TableShard {
         if self.locked.as_ref().is_none_or(|(locked, ..)| *locked != shard_index) {
             self.release();
-            let guard = self.table.shards[shard_index as usize].write();
-            self.locked = Some((shard_index, ShardTotals::of(&guard), guard));
         }
-        self.locked.as_mut().map(|(.., guard)| (&mut **guard, own_number))
+        let (.., guard) = self.locked.get_or_insert_with(|| {
+            let guard = self.table.shards[shard_index as usize].write();
+            (shard_index, ShardTotals::of(&guard), guard)
+        });
+        guard
     }
 
     fn release(&mut self) {

@@ -38,6 +38,12 @@ impl Targets {
         }
     }
 
+    /// The shard of all series, if they have the same numbers there.
+    #[inline]
+    pub const fn same_in(&self) -> Option<u32> {
+        self.same_in
+    }
+
     /// Series that are defined.
     pub fn n_series(&self) -> u64 {
         self.places.iter().flatten().count() as u64
