@@ -189,6 +189,11 @@ impl Engine {
         MemoryAccount::new(self.options.memory_limit_bytes, Arc::clone(&self.memory))
     }
 
+    /// What all queries and accounts hold now, results that are being sent included.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.used_bytes()
+    }
+
     /// The settings.
     pub fn options(&self) -> &EngineOptions {
         &self.options

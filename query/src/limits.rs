@@ -66,6 +66,10 @@ impl SharedMemory {
     pub(crate) fn new(limit_bytes: usize) -> Self {
         Self { limit_bytes, used_bytes: AtomicUsize::new(0) }
     }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// The account of one query. Whatever is still charged when it is dropped is given back.

@@ -12,7 +12,7 @@ use axum::extract::Path;
 use axum::response::Response;
 use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{HistogramNeed, LabelQuery, QueryContext, ReadError, Select, Snapshot};
-use chronolith_model::{Labels, Matcher, Symbol};
+use chronolith_model::{Matcher, Symbol};
 use chronolith_query::ResultLabels;
 use std::sync::Arc;
 
@@ -153,24 +153,6 @@ fn find_series(
     }
     found.dedup();
     Ok(found)
-}
-
-pub(super) fn resolve(pairs: &[(Symbol, Symbol)], cx: &LookupContext<'_>) -> Result<Labels, ApiError> {
-    // Strings of the table are shared; a label set costs its copies.
-    let size_bytes = cx.symbols().with_strings(|strings| {
-        pairs
-            .iter()
-            .map(|(name, value)| strings[name.0 as usize].len() + strings[value.0 as usize].len() + 48)
-            .sum()
-    });
-    cx.charge(size_bytes).map_err(ReadError::from)?;
-    cx.symbols()
-        .with_strings(|strings| {
-            Labels::from_pairs(
-                pairs.iter().map(|(name, value)| (&*strings[name.0 as usize], &*strings[value.0 as usize])),
-            )
-        })
-        .map_err(|error| ApiError::Internal(error.to_string()))
 }
 
 /// `GET /api/v1/metadata`: what scraping and remote write told about metrics.

@@ -38,9 +38,18 @@ pub trait Render: Send + 'static {
     fn render(&mut self, out: &mut Vec<u8>) -> bool;
 }
 
-/// A JSON answer: at once if it is small, else while the client reads it, until `deadline` is cancelled.
+/// A JSON answer, as [`respond_as`].
+pub fn respond(answer: impl Render, deadline: Option<Arc<Deadline>>) -> Response {
+    respond_as(answer, deadline, HeaderValue::from_static("application/json"))
+}
+
+/// An answer: at once if it is small, else while the client reads it, until `deadline` is cancelled.
 /// Called on a thread that may block, inside the runtime.
-pub fn respond(mut answer: impl Render, deadline: Option<Arc<Deadline>>) -> Response {
+pub fn respond_as(
+    mut answer: impl Render,
+    deadline: Option<Arc<Deadline>>,
+    content_type: HeaderValue,
+) -> Response {
     let mut first = Vec::with_capacity(1024);
     let mut more = true;
     while more && first.len() < LARGE_BYTES {
@@ -48,7 +57,7 @@ pub fn respond(mut answer: impl Render, deadline: Option<Arc<Deadline>>) -> Resp
     }
     let body = if more { stream(first, Box::new(answer), deadline, STALLED) } else { Body::from(first) };
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 

@@ -68,10 +68,15 @@ impl Server {
     }
 
     fn new(flags: &[&str]) -> Self {
+        Self::at(NOW_MS, flags)
+    }
+
+    /// A server whose store's clock stands at `now_ms`.
+    fn at(now_ms: i64, flags: &[&str]) -> Self {
         let server = Self::starting(flags);
         let options = Options {
             background: false,
-            clock: Arc::new(ManualClock::new(NOW_MS)),
+            clock: Arc::new(ManualClock::new(now_ms)),
             shards: 2,
             memory_budget_bytes: 64 << 20,
             ..Options::default()
@@ -402,14 +407,42 @@ async fn administration_has_to_be_allowed() {
 
 #[tokio::test]
 async fn federation_serves_the_last_samples_as_text() {
-    let server = Server::new(&[]);
     let now = jiff::Timestamp::now().as_millisecond();
+    let server = Server::at(now, &[]);
     let answer = server.get("/federate?match[]=up").await;
     assert_eq!((answer.status, answer.text()), (200, ""));
-    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert_eq!(
+        answer.header("content-type"),
+        "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
+    );
     assert_eq!(server.get("/federate?match[]=up%7B").await.status, 400);
-    // The store's clock stands in 2023, and federation asks the real one: nothing is that new.
-    assert!(now > NOW_MS);
+    let series = |pairs: &[(&str, &str)], samples: &[(i64, f64)]| {
+        let samples = samples.iter().map(|(ago, value)| (now - ago, *value)).collect::<Vec<_>>();
+        (Labels::from_pairs(pairs.iter().copied()).unwrap(), samples)
+    };
+    let stale = f64::from_bits(chronolith_model::sample::STALE_NAN_BITS);
+    let body = v1_body(&[
+        series(&[("__name__", "up"), ("instance", "b")], &[(60_000, 1.0), (30_000, 0.5)]),
+        series(&[("__name__", "up"), ("a", "x"), ("instance", "a")], &[(30_000, 3.0)]),
+        series(&[("__name__", "up"), ("instance", "ended")], &[(60_000, 1.0), (30_000, stale)]),
+        series(&[("__name__", "up"), ("instance", "old")], &[(400_000, 1.0)]),
+        series(&[("__name__", "a.b"), ("job", "j")], &[(30_000, 2.0)]),
+    ]);
+    assert_eq!(server.write("prometheus.WriteRequest", body).await.status, 204);
+    // Each series once, whatever selects it.
+    let path = "/federate?match[]=up&match[]=%7B__name__=~%22up%7Ca.b%22%7D";
+    let at = now - 30_000;
+    assert_eq!(
+        server.get(path).await.text(),
+        format!(
+            "# TYPE a_b untyped\na_b{{job=\"j\",instance=\"\",zone=\"z\"}} 2 {at}\n# TYPE up untyped\nup{{a=\"x\",instance=\"a\",zone=\"z\"}} 3 {at}\nup{{instance=\"b\",zone=\"z\"}} 0.5 {at}\n"
+        )
+    );
+    let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;escaping=allow-utf-8";
+    let answer = server.request(Method::GET, path, &[("accept", accept)], Vec::new()).await;
+    assert!(answer.header("content-type").starts_with("application/vnd.google.protobuf; proto=io."));
+    // The length of the family, its name and its type.
+    assert_eq!(answer.body[1..8], *b"\x0a\x03a.b\x18\x03");
 }
 
 #[tokio::test]

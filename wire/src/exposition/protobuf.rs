@@ -7,6 +7,10 @@
 //! Source: Prometheus v3.14, `model/textparse/protobufparse.go`,
 //! `prompb/io/prometheus/client/metrics.proto`.
 
+mod write;
+
+pub use write::{FamilyType, MetricValue, classic_buckets, put_family, put_metric};
+
 use super::nhcb::{ClassicError, ClassicHistogram};
 use super::{LabelsError, canonical, format_openmetrics_float};
 use crate::protobuf::{DecodeError, Reader, Tag, unzigzag};

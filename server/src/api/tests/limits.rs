@@ -3,6 +3,9 @@
 use super::*;
 use crate::listen;
 use crate::query_log::LogFile;
+use chronolith_query::go_format::format_general;
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -349,4 +352,74 @@ async fn results_are_kept_unless_one_asks_not_to() {
         assert_eq!(without.get(&path("")).await.text(), first);
     }
     assert_eq!(without.state.results.stats(), chronolith_query::CacheStats::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_federation_is_written_as_it_is_read_from_charged_memory() {
+    const N_SERIES: i64 = 20_000;
+    let now = jiff::Timestamp::now().as_millisecond();
+    let server = Server::at(now, &["--query.max-memory=8MB"]);
+    // Texts that the answer repeats for each series lie in memory once.
+    let long = "x".repeat(500);
+    let labels = |i: i64| Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:05}")), ("long", &long)]);
+    for start in (0..N_SERIES).step_by(5000) {
+        let series: Vec<_> =
+            (start..start + 5000).map(|i| (labels(i).unwrap(), vec![(now - 1000, i as f64)])).collect();
+        assert_eq!(server.write("prometheus.WriteRequest", v1_body(&series)).await.status, 204);
+    }
+    let federate = async || {
+        let request = axum::http::Request::get("/federate?match[]=m").body(Body::empty()).unwrap();
+        server.router.clone().call(request).await.unwrap()
+    };
+    let mut response = federate().await;
+    assert_eq!(response.status(), 200);
+    // Neither its length is known nor any piece of it long: it is not there yet.
+    assert_eq!(response.body().size_hint().exact(), None);
+    let mut text = Vec::new();
+    while let Some(frame) = response.body_mut().frame().await {
+        let piece = frame.unwrap().into_data().unwrap();
+        assert!(piece.len() < 512 << 10, "{}", piece.len());
+        text.extend_from_slice(&piece);
+    }
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.len() > 10 << 20, "{}", text.len());
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len() as i64, lines[0]), (N_SERIES + 1, "# TYPE m untyped"));
+    for (i, line) in lines[1..].iter().enumerate() {
+        assert_eq!(
+            *line,
+            format!(
+                "m{{i=\"{i:05}\",long=\"{long}\",instance=\"\",zone=\"z\"}} {} {}",
+                format_general(i as f64),
+                now - 1000
+            )
+        );
+    }
+
+    // A client that goes away frees what is left; until then it counts.
+    let charged = || server.state.engine.memory_bytes();
+    assert_eq!(charged(), 0);
+    let response = federate().await;
+    let held = charged();
+    assert!(held > 1 << 20 && held < 8 << 20, "{held}");
+    drop(response);
+    let since = Instant::now();
+    while charged() != 0 {
+        assert!(since.elapsed() < Duration::from_secs(30), "{}", charged());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_federation_that_takes_too_much_memory_is_refused() {
+    let now = jiff::Timestamp::now().as_millisecond();
+    let server = Server::at(now, &["--query.max-memory=100KB"]);
+    let labels = |i: i64| Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:05}"))]).unwrap();
+    let series: Vec<_> = (0..5000).map(|i| (labels(i), vec![(now - 1000, 1.0)])).collect();
+    assert_eq!(server.write("prometheus.WriteRequest", v1_body(&series)).await.status, 204);
+    let answer = server.get("/federate?match[]=m").await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.text().contains("--query.max-memory"), "{}", answer.text());
+    let metrics = server.get("/metrics").await;
+    assert!(metrics.text().contains("\nprometheus_web_federation_errors_total 1\n"));
 }
