@@ -11,6 +11,7 @@
 use chronolith::api::answer::{QueryAnswer, Steps};
 use chronolith::api::sending::Render;
 use chronolith_benches::grid::{Grid, INTERVAL_MS, START_MS, fill, open};
+use chronolith_query::parser::{ParserOptions, parse_expr};
 use chronolith_query::{Engine, EngineOptions, NoControl, QueryOutput, QueryRequest};
 use chronolith_storage::db::Db;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -43,7 +44,9 @@ fn queries(c: &mut Criterion) {
             "histogram_quantile(0.9, sum by (le, job) (rate(seconds_0_bucket[5m])))",
             true,
         ),
+        ("quantile_range", "quantile by (job) (0.9, metric_042_total)", true),
         ("topk_range", "topk(5, metric_042_total)", true),
+        ("join_range", "metric_042_total * on (instance) group_left (zone) metric_043_total", true),
         ("count_of_everything_range", r#"count by (job) ({__name__=~"metric_.*"})"#, true),
     ] {
         group.bench_function(name, |b| b.iter(|| run(&engine, &db, text, range).stats.samples_read));
@@ -69,6 +72,20 @@ fn queries(c: &mut Criterion) {
     group.bench_function("json_of_2500_series_61_steps", |b| {
         b.iter_batched(answer, write, BatchSize::PerIteration);
     });
+    group.finish();
+}
+
+/// Texts to trees.
+fn parse(c: &mut Criterion) {
+    let mut group = c.benchmark_group("parse");
+    let ratio = r#"sum by (instance) (rate(http_requests_total{job="api",code=~"5.."}[5m])) / ignoring (code) group_left
+        sum by (instance) (rate(http_requests_total{job="api"}[5m])) > 0.01 and on (instance) up == 1"#;
+    let long = (0..200).map(|n| format!("metric_{n:03}{{job=\"node\"}}")).collect::<Vec<_>>().join(" + ");
+    for (name, text) in [("selector", "up"), ("ratio", ratio), ("sum_of_200", &long)] {
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group
+            .bench_function(name, |b| b.iter(|| parse_expr(text, ParserOptions::ALL).expect("it is PromQL")));
+    }
     group.finish();
 }
 
@@ -99,5 +116,5 @@ fn repeats(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, queries, repeats);
+criterion_group!(benches, queries, parse, repeats);
 criterion_main!(benches);
