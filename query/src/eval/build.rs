@@ -238,6 +238,7 @@ impl Builder<'_, '_> {
     fn series_of(&mut self, selected: &dyn SelectedSeries) -> Result<Vec<OutSeries>, QueryError> {
         self.charge.add_bytes(selected.len() as usize * size_of::<OutSeries>())?;
         let mut series = Vec::with_capacity(selected.len() as usize);
+        self.cx.label_sets.reserve(selected.len() as usize);
         for start in (0..selected.len()).step_by(1000) {
             let part = start..selected.len().min(start + 1000);
             let labels = self.cx.label_sets.intern_all(part.map(|index| selected.labels(index)));

@@ -78,14 +78,19 @@ impl LabelSets {
         self.inner.write().intern(pairs)
     }
 
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&self, n_sets: usize) {
+        let Inner { pairs, ends, numbers } = &mut *self.inner.write();
+        ends.reserve(n_sets);
+        numbers.reserve(n_sets, |&number| hash_pairs(pairs_of(pairs, ends, number)));
+    }
+
     /// The numbers of several label sets.
     pub(crate) fn intern_all<'p>(
         &self,
         sets: impl ExactSizeIterator<Item = &'p SymbolPairs>,
     ) -> Vec<LabelSetId> {
         let inner = &mut *self.inner.write();
-        let Inner { pairs, ends, numbers } = inner;
-        numbers.reserve(sets.len(), |&number| hash_pairs(pairs_of(pairs, ends, number)));
         sets.map(|set| inner.intern(set)).collect()
     }
 

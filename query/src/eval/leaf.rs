@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// Series that a worker reads at a time, unless batches are larger: two full tiles.
 const SERIES_PER_READ: usize = 256;
+/// Cells that are worth a thread: about half a millisecond of reading and of windows. Waking one takes a tenth of that.
+const CELLS_PER_THREAD: usize = 16 * 1024;
 
 /// Makes rows out of decoded samples.
 pub(crate) trait RowSource: Send + Sync {
@@ -68,7 +70,11 @@ impl<S: RowSource> Leaf<S> {
         grid: Grid,
         series: Vec<OutSeries>,
     ) -> Self {
-        let reads = plan_reads(selected.partitions(), cx.rows_per_batch(&grid));
+        // So many threads have something to do; each gets an equal part, even of a single tile.
+        let n_cells = series.len().saturating_mul(grid.n_steps);
+        let n_threads = (n_cells / CELLS_PER_THREAD).clamp(1, cx.pool.current_num_threads());
+        let most = series.len().div_ceil(n_threads).max(1);
+        let reads = plan_reads(selected.partitions(), cx.rows_per_batch(&grid), most);
         Self {
             selected,
             source,
@@ -180,9 +186,11 @@ where
     }
 }
 
-/// Ranges that are read at a time: small partitions together until a batch is full, large ones in pieces.
-fn plan_reads(partitions: &[Range<u32>], n_rows: usize) -> Vec<Range<u32>> {
-    let piece = n_rows.max(SERIES_PER_READ) as u32;
+/// Ranges that are read at a time, of `most` series at most: small partitions together until a batch of `n_rows` is
+/// full, large ones in pieces.
+fn plan_reads(partitions: &[Range<u32>], n_rows: usize, most: usize) -> Vec<Range<u32>> {
+    let piece = n_rows.max(SERIES_PER_READ).min(most) as u32;
+    let n_rows = n_rows.min(most);
     let mut reads: Vec<Range<u32>> = Vec::new();
     for partition in partitions {
         let mut start = partition.start;
@@ -299,8 +307,10 @@ mod tests {
     #[test]
     fn reads_cover_all_series_in_order() {
         let check = |partitions: &[Range<u32>], n_rows: usize, expected: &[Range<u32>]| {
-            assert_eq!(plan_reads(partitions, n_rows), expected);
+            assert_eq!(plan_reads(partitions, n_rows, usize::MAX), expected);
         };
+        assert_eq!(plan_reads(&[0..20, 20..108], 181, 54), [0..20, 20..74, 74..108]);
+        assert_eq!(plan_reads(&[0..20, 20..40, 40..108], 181, 54), [0..40, 40..94, 94..108]);
         check(&[], 10, &[]);
         check(&[0..100, 100..128, 128..200], 150, &[0..128, 128..200]);
         check(&[0..128, 128..256], 1, &[0..128, 128..256]);

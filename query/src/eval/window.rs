@@ -1,7 +1,7 @@
 //! Functions over range selectors: windows found once for a timestamp column, used by every series that has it.
 
 use super::Cx;
-use super::batch::{Batch, Grid, HistogramColumn, RowMut, set_bit};
+use super::batch::{Batch, Grid, HistogramColumn, RowMut};
 use super::labels::{SymbolPairs, value_of};
 use super::leaf::{LastPlan, PlanCache, RowSource};
 use super::lookup::{Kinds, Place, floats_of};
@@ -98,13 +98,21 @@ impl WindowCall {
 
     pub(crate) fn plan(&self, times: &[i64]) -> WindowPlan {
         let mut plan = WindowPlan::default();
-        let Some((first, _)) = (self.grid.n_steps > 0).then(|| self.bounds(0)) else {
+        let n_steps = self.grid.n_steps;
+        if n_steps == 0 {
             return plan;
-        };
-        let mut low = times.partition_point(|&t| t <= first);
+        }
+        // From step to step bounds move by the interval, or not at all.
+        let (mut start, mut end) = self.bounds(0);
+        let interval = if matches!(self.time, DataTime::Fixed(_)) { 0 } else { self.grid.interval };
+        let with_geometry = self.function.needs_geometry() && self.extension == Extension::None;
+        plan.low.reserve_exact(n_steps);
+        plan.high.reserve_exact(n_steps);
+        plan.geometry.reserve_exact(if with_geometry { n_steps } else { 0 });
+        (plan.filled, plan.pairs) = (vec![0; self.grid.n_words()], vec![0; self.grid.n_words()]);
+        let mut low = times.partition_point(|&t| t <= start);
         let mut high = low;
-        for step in 0..self.grid.n_steps {
-            let (start, end) = self.bounds(step);
+        for step in 0..n_steps {
             let before = high;
             while low < times.len() && times[low] <= start {
                 low += 1;
@@ -115,29 +123,24 @@ impl WindowCall {
             }
             plan.low.push(low as u32);
             plan.high.push(high as u32);
-            plan.n_total += (high - low) as u64;
-            plan.n_read += (high - before.max(low).min(high)) as u64;
-        }
-        let steps_with = |n: u32| {
-            let mut steps = vec![0; self.grid.n_words()];
-            let sizes = plan.low.iter().zip(&plan.high).map(|(low, high)| high - low).enumerate();
-            sizes.filter(|&(_, size)| size >= n).for_each(|(step, _)| set_bit(&mut steps, step));
-            steps
-        };
-        let (filled, pairs) = (steps_with(1), steps_with(2));
-        (plan.filled, plan.pairs) = (filled, pairs);
-        if self.function.needs_geometry() && self.extension == Extension::None {
-            let windows = plan.low.iter().zip(&plan.high).enumerate();
-            plan.geometry = windows
-                .map(|(step, (&low, &high))| {
-                    if low == high {
-                        return [0.0; 3];
+            let size = high - low;
+            plan.n_total += size as u64;
+            plan.n_read += (high - before.max(low)) as u64;
+            plan.filled[step / 64] |= u64::from(size >= 1) << (step % 64);
+            plan.pairs[step / 64] |= u64::from(size >= 2) << (step % 64);
+            if with_geometry {
+                plan.geometry.push(match &times[low..high] {
+                    [] => [0.0; 3],
+                    window => {
+                        let (first, last) = (window[0], window[size - 1]);
+                        [last - first, first - start, end - last].map(|millis| millis as f64 / 1000.0)
                     }
-                    let (start, end) = self.bounds(step);
-                    let (first, last) = (times[low as usize], times[high as usize - 1]);
-                    [last - first, first - start, end - last].map(|millis| millis as f64 / 1000.0)
-                })
-                .collect();
+                });
+            }
+            // Behind the last step it may be anywhere.
+            (start, end) = (start.wrapping_add(interval), end.wrapping_add(interval));
+        }
+        if with_geometry {
             let range_s = seconds(self.range_ms);
             plan.factors = self.function.factors(&plan.low, &plan.high, &plan.geometry, range_s);
         }

@@ -6,6 +6,7 @@
 mod exact;
 mod histogram;
 mod lanes;
+mod lines;
 mod sliding;
 mod trend;
 

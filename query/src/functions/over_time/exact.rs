@@ -99,7 +99,7 @@ impl ExactTotals {
 }
 
 /// Digits with their sign and the exponent they are to be taken with.
-fn parts(value: f64) -> (i64, i32) {
+pub(super) fn parts(value: f64) -> (i64, i32) {
     let bits = value.to_bits();
     let (fraction, exponent) = ((bits & ((1 << 52) - 1)) as i64, (bits >> 52 & 0x7ff) as i32);
     let (digits, exponent) = match exponent {
@@ -110,7 +110,7 @@ fn parts(value: f64) -> (i64, i32) {
 }
 
 /// `2^exponent` of a float that has digits left.
-fn power_of_two(exponent: i32) -> f64 {
+pub(super) fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(match exponent {
         ..-1022 => 1 << (exponent + 1074),
         _ => ((exponent + 1023) as u64) << 52,

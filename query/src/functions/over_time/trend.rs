@@ -1,6 +1,7 @@
 //! Trends: linear regression and double exponential smoothing over the floats of a window.
 
 use super::lanes;
+use super::lines::{ExactLines, Sums};
 use crate::annotations::Annotation;
 use crate::error::QueryError;
 use crate::eval::batch::RowMut;
@@ -36,11 +37,8 @@ pub(super) fn linear_regression(points: FloatPoints<'_>, origin: i64) -> (f64, f
         xy_sum = kahan_increment(x * y, xy_sum.0, xy_sum.1);
         xx_sum = kahan_increment(x * x, xx_sum.0, xx_sum.1);
     }
-    let [x_sum, y_sum, xy_sum, xx_sum] = [x_sum, y_sum, xy_sum, xx_sum].map(|(sum, c)| sum + c);
-    let covariance = xy_sum - x_sum * y_sum / n;
-    let variance = xx_sum - x_sum * x_sum / n;
-    let slope = covariance / variance;
-    (slope, y_sum / n - slope * x_sum / n)
+    let [x, y, xy, xx] = [x_sum, y_sum, xy_sum, xx_sum].map(|(sum, c)| sum + c);
+    Sums { n, x, y, xy, xx }.line()
 }
 
 /// `deriv`; the origin is the first sample, for the sake of digits.
@@ -76,7 +74,12 @@ impl WindowFunction for Deriv {
             let points = FloatPoints { times, values: &values[low..high], starts: &[] };
             linear_regression(points, times[0]).0
         };
-        lanes::slopes(column, values, one, row.values);
+        match ExactLines::new(column, values) {
+            Some(lines) => lines.each(column, values, |step, sums, _| {
+                row.values[step] = sums.map_or(0.0, |sums| sums.line().0);
+            }),
+            None => lanes::slopes(column, values, one, row.values),
+        }
         row.present.copy_from_slice(column.pairs);
         Ok(true)
     }
