@@ -2,6 +2,8 @@
 //!
 //! Lines are trimmed; a comment counts as an empty line, and an empty line ends a block. A query that does not
 //! parse is a mistake of the script, also where the evaluation is expected to fail.
+//!
+//! Beyond Prometheus's language, times of evaluations may have a sign, and `load 15s from -1h` begins at such a time.
 
 use crate::engine::Features;
 use crate::go_format::parse_number;
@@ -50,9 +52,11 @@ pub enum CommandKind {
     Eval(Box<Eval>),
 }
 
-/// Series to add: the first point of each is at time 0.
+/// Series to add.
 #[derive(Clone, Debug)]
 pub struct Load {
+    /// Time of the first point of each, in milliseconds.
+    pub start: i64,
     /// Between points, in milliseconds.
     pub interval_ms: i64,
     /// Whether classic histograms also become histograms with custom buckets.
@@ -179,6 +183,14 @@ impl<'t> Lines<'t> {
     fn ms(&self, text: &str) -> Result<i64, ScriptError> {
         parse_duration(text).or_else(|error| self.fail(format!("invalid duration {text:?}: {error}")))
     }
+
+    /// A duration with an optional sign.
+    fn time(&self, text: &str) -> Result<i64, ScriptError> {
+        match text.strip_prefix('-') {
+            Some(text) => self.ms(text).map(|ms| -ms),
+            None => self.ms(text),
+        }
+    }
 }
 
 impl Script {
@@ -241,7 +253,11 @@ fn split_word(line: &str) -> (&str, &str) {
 }
 
 fn load(lines: &mut Lines<'_>, interval: &str, with_nhcb: bool) -> Result<Load, ScriptError> {
-    let mut load = Load { interval_ms: lines.ms(interval)?, with_nhcb, series: Vec::new() };
+    let (interval, start) = match interval.split_once(" from ") {
+        Some((interval, start)) => (interval.trim_end(), lines.time(start.trim_start())?),
+        None => (interval, 0),
+    };
+    let mut load = Load { start, interval_ms: lines.ms(interval)?, with_nhcb, series: Vec::new() };
     let mut pending: Option<(Labels, Vec<Option<i64>>)> = None;
     while let Some(line) = lines.next_of_block() {
         let (metric, rest) = split_word(line);
@@ -334,7 +350,7 @@ fn eval(lines: &mut Lines<'_>, word: &str, rest: &str) -> Result<Eval, ScriptErr
         "instant" => match split_word(rest) {
             ("at", rest) => {
                 let (at, query) = split_word(rest);
-                (Times::Instant(lines.ms(at)?), query)
+                (Times::Instant(lines.time(at)?), query)
             }
             _ => return lines.fail("an instant evaluation needs its time: eval instant at <time> <query>"),
         },
@@ -347,7 +363,7 @@ fn eval(lines: &mut Lines<'_>, word: &str, rest: &str) -> Result<Eval, ScriptErr
                 }
                 let (value, after) = split_word(after);
                 rest = after;
-                lines.ms(value)
+                lines.time(value)
             };
             let (from, to, step) = (part("from")?, part("to")?, part("step")?);
             if to < from {

@@ -142,7 +142,7 @@ pub fn store_load(load: &Load, store: &mut dyn ScriptStore) -> Result<(), String
         .iter()
         .map(|series| {
             let points = series.values.iter().enumerate().filter_map(|(i, value)| {
-                let timestamp = load.interval_ms * i64::try_from(i).ok()?;
+                let timestamp = load.start + load.interval_ms * i64::try_from(i).ok()?;
                 let value = match value {
                     SeriesValue::Omitted => return None,
                     SeriesValue::Float(value) => SampleValue::Float(*value),
