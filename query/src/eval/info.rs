@@ -12,6 +12,7 @@ use super::labels::{LabelSetId, SymbolPairs, value_of};
 use super::lookup::Wanted;
 use super::merge::{Collision, merged};
 use super::{Cx, Kept, Operator, OutSeries};
+use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::functions::Extension;
 use crate::plan::{DataTime, Plan, PlanKind, Selector};
@@ -158,9 +159,41 @@ pub(crate) fn info(
             Infos::new(cx, &grid, operator.series(), &rows, &identifying, &base)?
         }
     };
-    let (series, rows) = enrich(cx, &grid, &base, &infos, &identifying, &request)?;
+    let Enriched { series, rows, failure } = enrich(cx, &grid, &base, &infos, &identifying, &request)?;
     let kept = Kept { grid, series, rows, at: 0, notes };
-    merged(cx, Box::new(kept), grid, Collision::AtStep)
+    let Some(failure) = failure else { return merged(cx, Box::new(kept), grid, Collision::AtStep) };
+    let error = failure.1.clone();
+    // Equal labels at an earlier step come first.
+    merged(cx, Box::new(Failed { kept, failure }), grid, Collision::AtStep)?;
+    Err(error)
+}
+
+/// Rows, and then the error that one of their steps met.
+struct Failed {
+    kept: Kept,
+    failure: (usize, QueryError),
+}
+
+impl Operator for Failed {
+    fn series(&self) -> &[OutSeries] {
+        self.kept.series()
+    }
+
+    fn series_mut(&mut self) -> &mut [OutSeries] {
+        self.kept.series_mut()
+    }
+
+    fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
+        if self.kept.next(cx, out)? { Ok(true) } else { Err(self.failure.1.clone()) }
+    }
+
+    fn failed_at(&self) -> Option<usize> {
+        Some(self.failure.0)
+    }
+
+    fn finish(self: Box<Self>) -> Annotations {
+        self.kept.notes
+    }
 }
 
 impl Base {
@@ -305,7 +338,14 @@ fn key(name: Symbol, pairs: &SymbolPairs, identifying: &[Symbol]) -> Key {
     [name, value_of(pairs, identifying[0]), value_of(pairs, identifying[1])]
 }
 
-/// The output: rows by series and labels, in the order of the series and of the first step with those labels.
+/// What comes out, by series and labels, in the order of the series and of the first step with those labels.
+struct Enriched {
+    series: Vec<OutSeries>,
+    rows: Rows,
+    /// The error that Prometheus would have met first, but for equal labels, and its step.
+    failure: Option<(usize, QueryError)>,
+}
+
 fn enrich(
     cx: &Cx<'_>,
     grid: &Grid,
@@ -313,7 +353,7 @@ fn enrich(
     infos: &Infos,
     identifying: &[Symbol],
     request: &Request,
-) -> Result<(Vec<OutSeries>, Rows), QueryError> {
+) -> Result<Enriched, QueryError> {
     // Without a matching info series a series stays only if no label has to be there.
     let may_miss = request.data.iter().all(Matcher::matches_empty);
     let mut out_series = Vec::new();
@@ -379,10 +419,8 @@ fn enrich(
             parts.iter().map(|(labels, _)| OutSeries { labels: *labels, ..*series }).collect();
         push(&mut out_series, &mut out_rows, batch, &new)?;
     }
-    match first_error {
-        Some((_, error)) => Err(error),
-        None => Ok((out_series, out_rows)),
-    }
+    let failure = first_error.map(|((step, _), error)| (step, error));
+    Ok(Enriched { series: out_series, rows: out_rows, failure })
 }
 
 fn push(

@@ -237,7 +237,7 @@ impl<'d> Evaluator<'d> {
             let mut window = Window::default();
             let mut row = Series::new(labels, false);
             for ts in self.steps() {
-                let data_time = ts - offset;
+                let data_time = selector.time.timestamp.map_or(ts, |_| self.start) - offset;
                 reader.window(data_time - lookback, data_time + lookback, &mut window);
                 let name = labels.metric_name();
                 if let Some(value) = windows::smooth(&window, data_time, name, span, notes) {
@@ -685,24 +685,32 @@ impl<'d> Evaluator<'d> {
         &self,
         mut samples_at: impl FnMut(i64) -> Result<Vec<Sample>, String>,
     ) -> Result<Matrix, String> {
+        if self.start < self.end {
+            return self.series_of_steps(samples_at);
+        }
+        let rows = samples_at(self.start)?.into_iter().map(|sample| {
+            let mut row = Series::new(&sample.labels, sample.drop_name);
+            row.push(self.start, sample.value);
+            row
+        });
+        let matrix: Matrix = rows.collect();
+        if !self.cx.delayed && has_same_labels(&matrix) {
+            return Err(SAME_LABELSET.to_owned());
+        }
+        Ok(matrix)
+    }
+
+    /// Like [`Evaluator::series_of`], a single step no other than several: labels must differ even where names are
+    /// removed late.
+    pub(super) fn series_of_steps(
+        &self,
+        mut samples_at: impl FnMut(i64) -> Result<Vec<Sample>, String>,
+    ) -> Result<Matrix, String> {
         let mut matrix = Matrix::new();
         let mut orders: Vec<u64> = Vec::new();
         let mut by_labels: HashMap<Rc<Labels>, usize> = HashMap::new();
         for ts in self.steps() {
-            let result = samples_at(ts)?;
-            if self.start == self.end {
-                let rows = result.into_iter().map(|sample| {
-                    let mut row = Series::new(&sample.labels, sample.drop_name);
-                    row.push(ts, sample.value);
-                    row
-                });
-                matrix.extend(rows);
-                if !self.cx.delayed && has_same_labels(&matrix) {
-                    return Err(SAME_LABELSET.to_owned());
-                }
-                return Ok(matrix);
-            }
-            for sample in result {
+            for sample in samples_at(ts)? {
                 let at = *by_labels.entry(Rc::clone(&sample.labels)).or_insert(matrix.len());
                 if at == matrix.len() {
                     matrix.push(Series::new(&sample.labels, sample.drop_name));

@@ -51,7 +51,7 @@ pub(super) fn eval(
     }
     let info = evaluator.lookups(&found, false, offset, at, true)?;
     let combined = Combined { ignored: &ignored, data: &data };
-    evaluator.series_of(|ts| {
+    evaluator.series_of_steps(|ts| {
         let (base, _) = Evaluator::gather(&base, ts);
         let (info, _) = Evaluator::gather(&info, ts);
         combined.step(base, info)
