@@ -1,29 +1,17 @@
 //! Differences that are meant to be. Each has a paragraph in docs/decisions/0021-referee.md, under the text that
 //! is given here as the reason.
 
-use crate::Version;
 use crate::compare::{Answer, Difference};
 use chronolith_query::oracle::generate::Question;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Why a difference is none, if it is.
+/// Why a difference is none with any version, if it is; `before_3.rs` has what is to be added for old ones.
 pub fn reason(
     question: &Question,
     difference: &Difference,
     [theirs, ours]: [&Answer; 2],
-    version: Version,
 ) -> Option<&'static str> {
     let text = question.text.as_str();
-    let any = reason_with_any(text, difference, theirs, ours);
-    if version.major < 3 { any.or_else(|| reason_before_3(text, difference)) } else { any }
-}
-
-fn reason_with_any(
-    text: &str,
-    difference: &Difference,
-    theirs: &Answer,
-    ours: &Answer,
-) -> Option<&'static str> {
     match difference {
         Difference::Notes { theirs, ours } => {
             let same_but_for = |normal: fn(&str) -> Option<String>| {
@@ -134,60 +122,6 @@ fn round_numbers(text: &str) -> String {
         }
     }
     rounded
-}
-
-/// Prometheus before 3.0 lacks what came later, and some rules changed since.
-fn reason_before_3(text: &str, difference: &Difference) -> Option<&'static str> {
-    if let Difference::Refusal { theirs, ours } = difference {
-        let refusals = [
-            ("unknown function with name", "functions that came later"),
-            ("unexpected string", "quoted metric names in braces"),
-            ("invalid label name", "label names in UTF-8"),
-            ("invalid destination label name", "label names in UTF-8"),
-            ("unexpected result in StepInvariantExpr evaluation", "a string in parentheses"),
-            ("unexpected duration", "durations as numbers"),
-            ("trailing commas not allowed", "durations as numbers"),
-        ];
-        if let Some((_, reason)) = refusals.iter().find(|(refusal, _)| theirs.contains(refusal)) {
-            return Some(reason);
-        }
-        if theirs.starts_with("200") && ours.contains("multiple matches for labels") {
-            return Some("second matches of comparisons");
-        }
-        if theirs.starts_with("200") && ours.contains("same labelset") {
-            return Some("labels of type and unit");
-        }
-    }
-    if let Difference::Value { theirs, ours, .. } = difference
-        && theirs.contains("NaN")
-        && ours.contains("Inf")
-    {
-        return Some("compensated sums that overflow");
-    }
-    if text.contains("atan2") {
-        return Some("names after atan2");
-    }
-    if text.contains("topk") || text.contains("bottomk") {
-        return Some("ties of topk and bottomk");
-    }
-    if text.contains("histogram_quantile") {
-        return Some("buckets bounded by NaN");
-    }
-    if text.contains("typed") || matches!(difference, Difference::Shape(shape) if shape.contains("__type__"))
-    {
-        return Some("labels of type and unit");
-    }
-    if has_subquery(text) {
-        return Some("windows of subqueries closed on the left");
-    }
-    if ["rate(", "increase("].iter().any(|name| text.contains(name)) {
-        return Some("extrapolation of counters to zero");
-    }
-    None
-}
-
-fn has_subquery(text: &str) -> bool {
-    text.split('[').skip(1).any(|rest| rest.split(']').next().is_some_and(|range| range.contains(':')))
 }
 
 /// The notes that say how many others are left out.

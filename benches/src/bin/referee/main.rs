@@ -3,13 +3,15 @@
 //!
 //! Each round has fresh servers and fresh random series. Samples lie off whole seconds and steps on them, because
 //! Prometheus before 3.0 has windows that are closed on the left. Differences that are meant to be are listed in
-//! `explained.rs`, one by one, with the reasons in docs/decisions/0021-referee.md; any other one is a failure.
+//! `explained.rs` and `before_3.rs`, one by one, with the reasons in docs/decisions/0021-referee.md; any other one is a failure.
 //!
 //! `cargo run --release -p chronolith-benches --bin referee -- --server target/release/chronolith`
 
+mod before_3;
 mod compare;
 mod explained;
 
+use before_3::Case;
 use chronolith_benches::http::{Client, encode_component};
 use chronolith_benches::process::{Process, free_port};
 use chronolith_model::append::{AppendBatch, BatchSeries, HistogramSample, Sample as FloatSample, SeriesKey};
@@ -216,6 +218,8 @@ fn run_round(args: &Args, version: &Version, seed: u64) -> Result<Tally, String>
         questions.push(Question { text: text.to_owned(), ..world.question(rng, mix) });
     }
     let mut tally = Tally::default();
+    let bounds = world.series.iter().filter_map(|(labels, _)| labels.get("le")?.parse::<f64>().ok());
+    let has_nan_bounds = { bounds }.any(f64::is_nan);
     for question in &questions {
         let mut answers = Vec::new();
         for client in &mut clients {
@@ -229,7 +233,20 @@ fn run_round(args: &Args, version: &Version, seed: u64) -> Result<Tally, String>
             }
             Verdict::BothRefuse => tally.n_errors += 1,
             Verdict::Differ(difference) => {
-                let reason = match explained::reason(question, &difference, [theirs, ours], *version) {
+                let answers = [theirs, ours];
+                let mut reason = explained::reason(question, &difference, answers);
+                if reason.is_none() && version.major < 3 {
+                    let case = Case {
+                        question,
+                        difference: &difference,
+                        answers,
+                        has_nan_bounds,
+                        version: *version,
+                    };
+                    let [a, b] = &mut clients;
+                    reason = case.reason(&mut |question| Ok([ask(a, question)?, ask(b, question)?]))?;
+                }
+                let reason = match reason {
                     Some(reason) => Some(reason),
                     None => is_chance(&mut clients[0], question, ours, *version)?.then_some(CHANCE),
                 };
