@@ -4,9 +4,9 @@ use super::Ready;
 use super::error::ApiError;
 use super::json::{self, Object};
 use super::params::Params;
-use super::query::{self, QueryMetrics, Timings};
+use super::query::{self, Admitted, Timings};
 use super::response::{success_with, text};
-use super::work::{blocking, enter_gate};
+use super::work::blocking;
 use crate::queries::{Origin, Stage};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -39,22 +39,8 @@ pub async fn explain(ready: Ready, origin: Origin, params: Params) -> Result<Res
         if range { query::asked_range(&params, origin)? } else { query::asked_instant(&params, origin)? };
     let deadline = query::deadline(&ready.state, &params)?;
     let lookback_delta_ms = query::lookback_delta(&params)?;
-    let metrics = QueryMetrics::new(&ready.state);
-    let running = metrics.start();
-    let registered = ready.state.queries.register(asked, Arc::clone(&deadline));
-    let entered = enter_gate(&ready.state.query_gate, &deadline).await;
-    let queued = registered.query().started.elapsed();
-    metrics.waited(queued);
-    let permit = match entered {
-        Ok(permit) => permit,
-        Err(error) => {
-            if analyze {
-                let timings = Timings { queued, ..Timings::default() };
-                query::log_failure(&ready.state, &registered, &error.to_string(), timings);
-            }
-            return Err(error);
-        }
-    };
+    let Admitted { metrics, registered, queued, held } =
+        query::admit(&ready.state, asked, &deadline, analyze).await?;
     blocking(deadline, move |deadline| {
         registered.enter(Stage::Running);
         let request = registered.query().asked.request(range, lookback_delta_ms);
@@ -63,7 +49,7 @@ pub async fn explain(ready: Ready, origin: Origin, params: Params) -> Result<Res
         let explained = ready.state.engine.explain(&*ready.store, &request, deadline, clock);
         let timings = Timings { queued, executed: started.elapsed() };
         registered.enter(Stage::Sending);
-        drop((permit, running));
+        drop(held);
         let explanation = match explained {
             Ok(explanation) => explanation,
             Err(error) => {

@@ -18,6 +18,7 @@ use chronolith_query::parser::{Expr, ParserOptions, parse_expr, prettify};
 use chronolith_query::{PerStepStats, QueryError, QueryStats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// More points per series are refused.
 const MAX_POINTS: i64 = 11_000;
@@ -98,26 +99,48 @@ pub(super) struct Timings {
     pub(super) executed: Duration,
 }
 
+/// A query that may run.
+pub(super) struct Admitted {
+    pub(super) metrics: QueryMetrics,
+    pub(super) registered: Registered,
+    /// How long it waited.
+    pub(super) queued: Duration,
+    /// Its place among those that run, until it has run.
+    pub(super) held: (OwnedSemaphorePermit, Running),
+}
+
+/// Registers a query and waits until it may run. `logged` queries are in the query log also if they wait in vain.
+pub(super) async fn admit(
+    state: &ServerState,
+    asked: Asked,
+    deadline: &Arc<Deadline>,
+    logged: bool,
+) -> Result<Admitted, ApiError> {
+    let metrics = QueryMetrics::new(state);
+    let running = metrics.start();
+    let registered = state.queries.register(asked, Arc::clone(deadline));
+    let entered = enter_gate(&state.query_gate, deadline).await;
+    let queued = registered.query().started.elapsed();
+    metrics.waited(queued);
+    match entered {
+        Ok(permit) => Ok(Admitted { metrics, registered, queued, held: (permit, running) }),
+        Err(error) => {
+            if logged {
+                let timings = Timings { queued, ..Timings::default() };
+                log_failure(state, &registered, &error.to_string(), timings);
+            }
+            Err(error)
+        }
+    }
+}
+
 async fn run(
     ready: Ready,
     asked: Asked,
     wanted: Wanted,
     deadline: Arc<Deadline>,
 ) -> Result<Response, ApiError> {
-    let metrics = QueryMetrics::new(&ready.state);
-    let running = metrics.start();
-    let registered = ready.state.queries.register(asked, Arc::clone(&deadline));
-    let entered = enter_gate(&ready.state.query_gate, &deadline).await;
-    let queued = registered.query().started.elapsed();
-    metrics.waited(queued);
-    let permit = match entered {
-        Ok(permit) => permit,
-        Err(error) => {
-            let timings = Timings { queued, ..Timings::default() };
-            log_failure(&ready.state, &registered, &error.to_string(), timings);
-            return Err(error);
-        }
-    };
+    let Admitted { metrics, registered, queued, held } = admit(&ready.state, asked, &deadline, true).await?;
     let answer_deadline = Arc::clone(&deadline);
     blocking(deadline, move |deadline| {
         registered.enter(Stage::Running);
@@ -131,7 +154,7 @@ async fn run(
         };
         let executed = started.elapsed();
         registered.enter(Stage::Sending);
-        drop((permit, running));
+        drop(held);
         let timings = Timings { queued, executed };
         let mut output = match output {
             Ok(output) => output,
@@ -273,13 +296,13 @@ impl QueryMetrics {
         }
     }
 
-    pub(super) fn start(&self) -> impl Drop + use<> {
+    fn start(&self) -> Running {
         self.running.add(1.0);
         Running(self.running.clone())
     }
 
     /// Counts a query that need not wait any longer.
-    pub(super) fn waited(&self, queued: Duration) {
+    fn waited(&self, queued: Duration) {
         self.queue_time.observe(queued.as_secs_f64());
     }
 
@@ -290,7 +313,7 @@ impl QueryMetrics {
     }
 }
 
-struct Running(crate::telemetry::metrics::Gauge);
+pub(super) struct Running(crate::telemetry::metrics::Gauge);
 
 impl Drop for Running {
     fn drop(&mut self) {
