@@ -472,6 +472,32 @@ fn average(values: &[f64]) -> f64 {
     }
 }
 
+/// First and last bounds of windows of `length` samples, a step every `stride`.
+#[cfg(test)]
+fn sliding(n_samples: usize, length: usize, stride: usize) -> (Vec<u32>, Vec<u32>) {
+    let high: Vec<u32> = (0..=n_samples).step_by(stride).map(|end| end as u32).collect();
+    let low = high.iter().map(|&end| end.saturating_sub(length as u32)).collect();
+    (low, high)
+}
+
+/// A column of samples and bounds alone.
+#[cfg(test)]
+fn plain_column<'a>(times: &'a [i64], values: &'a [f64], low: &'a [u32], high: &'a [u32]) -> FloatColumn<'a> {
+    FloatColumn {
+        times,
+        values: crate::functions::ColumnValues::Each(values),
+        starts: &[],
+        low,
+        high,
+        geometry: &[],
+        factors: &[],
+        filled: &[],
+        pairs: &[],
+        range_s: 1.0,
+        extension: crate::functions::Extension::None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,21 +523,8 @@ mod tests {
     /// Windows of `length` samples, a step every `stride`.
     fn check_sliding(values: &[f64], length: usize, stride: usize) {
         let times: Vec<i64> = (0..values.len() as i64).collect();
-        let high: Vec<u32> = (0..=values.len()).step_by(stride).map(|end| end as u32).collect();
-        let low: Vec<u32> = high.iter().map(|&end| end.saturating_sub(length as u32)).collect();
-        let column = FloatColumn {
-            times: &times,
-            values: ColumnValues::Each(values),
-            starts: &[],
-            low: &low,
-            high: &high,
-            geometry: &[],
-            factors: &[],
-            filled: &[],
-            pairs: &[],
-            range_s: 1.0,
-            extension: crate::functions::Extension::None,
-        };
+        let (low, high) = sliding(values.len(), length, stride);
+        let column = plain_column(&times, values, &low, &high);
         let filled = vec![!0; low.len().div_ceil(64)];
         let column = FloatColumn { filled: &filled, pairs: &filled, ..column };
         let same = |what: &str, found: &[f64], n: u32, one: &dyn Fn(usize, usize) -> f64| {

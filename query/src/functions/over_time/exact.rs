@@ -119,29 +119,15 @@ pub(super) fn power_of_two(exponent: i32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{average, sum};
+    use super::super::{average, plain_column, sliding, sum};
     use super::*;
-    use crate::functions::{ColumnValues, Extension};
 
     /// Windows of `length` samples, a step every `stride`: all are the bits that adding one by one gives. Tells
     /// whether sums and means went by integers.
     fn check(values: &[f64], length: usize, stride: usize) -> (bool, bool) {
         let times: Vec<i64> = (0..values.len() as i64).collect();
-        let high: Vec<u32> = (0..=values.len()).step_by(stride).map(|end| end as u32).collect();
-        let low: Vec<u32> = high.iter().map(|&end| end.saturating_sub(length as u32)).collect();
-        let column = FloatColumn {
-            times: &times,
-            values: ColumnValues::Each(values),
-            starts: &[],
-            low: &low,
-            high: &high,
-            geometry: &[],
-            factors: &[],
-            filled: &[],
-            pairs: &[],
-            range_s: 1.0,
-            extension: Extension::None,
-        };
+        let (low, high) = sliding(values.len(), length, stride);
+        let column = plain_column(&times, values, &low, &high);
         let totals = [false, true].map(|for_means| ExactTotals::new(&column, values, for_means));
         for (totals, for_means) in totals.iter().zip([false, true]) {
             let Some(totals) = totals else { continue };

@@ -146,27 +146,15 @@ impl ExactLines {
 #[cfg(test)]
 mod tests {
     use super::super::trend::linear_regression;
+    use super::super::{plain_column, sliding};
     use super::*;
-    use crate::functions::{ColumnValues, Extension, FloatPoints};
+    use crate::functions::FloatPoints;
 
     /// Windows of `length` samples, a step every `stride`: all lines are those that are drawn one by one. Tells whether
     /// they went by integers.
     fn check(times: &[i64], values: &[f64], length: usize, stride: usize) -> bool {
-        let high: Vec<u32> = (0..=values.len()).step_by(stride).map(|end| end as u32).collect();
-        let low: Vec<u32> = high.iter().map(|&end| end.saturating_sub(length as u32)).collect();
-        let column = FloatColumn {
-            times,
-            values: ColumnValues::Each(values),
-            starts: &[],
-            low: &low,
-            high: &high,
-            geometry: &[],
-            factors: &[],
-            filled: &[],
-            pairs: &[],
-            range_s: 1.0,
-            extension: Extension::None,
-        };
+        let (low, high) = sliding(values.len(), length, stride);
+        let column = plain_column(times, values, &low, &high);
         let Some(lines) = ExactLines::new(&column, values) else { return false };
         let mut steps = Vec::new();
         lines.each(&column, values, |step, sums, first| {
