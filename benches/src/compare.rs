@@ -6,7 +6,7 @@ pub mod report;
 pub mod servers;
 
 use crate::expect::Expected;
-use crate::process::{Process, Usage, data_bytes, folder_bytes, resident_bytes, usage};
+use crate::process::{Process, Usage, data_bytes, resident_bytes, settle, usage};
 use crate::sender::{self, SendOptions, SendReport};
 use crate::source::Source;
 use crate::verify::{Verified, lost, verify};
@@ -14,7 +14,7 @@ use queries::{Load, QueryTimes};
 use servers::{Kind, Server, Started, data_dir};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A server has to stop within.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -165,7 +165,9 @@ fn run_started(
         feed(server, source, expected, options, &started, (&data_dir(dir), &mut Costs::default()))?;
     }
     let before_settle = usage_of(&started);
-    settle(&started, &data_dir(dir), options.settle);
+    if let Some(process) = &started.process {
+        settle(process.pid(), &data_dir(dir), options.settle);
+    }
     costs.settle_cpu_seconds = usage_of(&started).cpu_seconds - before_settle.cpu_seconds;
     let queries = queries::measure(&started.url, expected, options.query_rounds)?;
     let has_process = started.process.is_some();
@@ -236,25 +238,5 @@ impl Costs {
         self.device_written_bytes += used.device_written_bytes;
         self.stop_seconds = process.terminate(STOP_LIMIT).unwrap_or(STOP_LIMIT).as_secs_f64();
         (self.disk_bytes, self.n_files, self.ballast_bytes) = data_bytes(data);
-    }
-}
-
-/// Waits until a server uses next to no CPU and its folder stays as it is.
-fn settle(started: &Started, data: &Path, limit: Duration) {
-    /// Between looks.
-    const PAUSE: Duration = Duration::from_secs(2);
-    /// CPU seconds in a pause that are rest.
-    const REST: f64 = 0.1;
-    let Some(process) = &started.process else { return };
-    let state = || (usage(process.pid()).map_or(0.0, |used| used.cpu_seconds), folder_bytes(data));
-    let begin = Instant::now();
-    let mut before = state();
-    while begin.elapsed() < limit {
-        std::thread::sleep(PAUSE);
-        let now = state();
-        if now.0 - before.0 < REST && now.1 == before.1 {
-            break;
-        }
-        before = now;
     }
 }

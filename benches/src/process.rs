@@ -174,6 +174,25 @@ pub fn data_bytes(data: &Path) -> (u64, u64, u64) {
     (bytes.saturating_sub(ballast), n_files, ballast)
 }
 
+/// Waits until a server uses next to no CPU and its folder stays as it is, at most `limit`.
+pub fn settle(pid: u32, data: &Path, limit: Duration) {
+    /// Between looks.
+    const PAUSE: Duration = Duration::from_secs(2);
+    /// CPU seconds in a pause that are rest.
+    const REST: f64 = 0.1;
+    let state = || (usage(pid).map_or(0.0, |used| used.cpu_seconds), folder_bytes(data));
+    let begin = Instant::now();
+    let mut before = state();
+    while begin.elapsed() < limit {
+        std::thread::sleep(PAUSE);
+        let now = state();
+        if now.0 - before.0 < REST && now.1 == before.1 {
+            break;
+        }
+        before = now;
+    }
+}
+
 /// Makes the system forget the files below a folder. Nobody may have them open.
 pub fn drop_from_page_cache(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };

@@ -2,9 +2,7 @@
 
 use chronolith_benches::compare::servers::{Server, Started, data_dir};
 use chronolith_benches::http::{Client, encode_component};
-use chronolith_benches::process::{
-    Process, data_bytes, drop_from_page_cache, folder_bytes, resident_bytes, usage,
-};
+use chronolith_benches::process::{Process, data_bytes, drop_from_page_cache, resident_bytes, settle, usage};
 use chronolith_benches::progress::short;
 use chronolith_benches::sender::encode::Encoder;
 use chronolith_model::append::AppendBatch;
@@ -187,29 +185,20 @@ impl Bed {
         }
     }
 
-    /// Waits until the server rests: next to no CPU for some seconds, files as they were.
+    /// Waits until the server rests.
     pub fn settle(&mut self) -> Result<(), String> {
-        const PAUSE: Duration = Duration::from_secs(2);
-        const REST_SECONDS: f64 = 0.1;
-        let begin = Instant::now();
-        let pid = self.pid()?;
-        let state = || (usage(pid).map_or(0.0, |used| used.cpu_seconds), folder_bytes(&data_dir(&self.dir)));
-        let mut before = state();
-        while begin.elapsed() < SETTLE_LIMIT {
-            std::thread::sleep(PAUSE);
-            let now = state();
-            if now.0 - before.0 < REST_SECONDS && now.1 == before.1 {
-                return Ok(());
-            }
-            before = now;
-        }
+        settle(self.pid()?, &data_dir(&self.dir), SETTLE_LIMIT);
         Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), String> {
+        let stopped = self.started.process.as_mut().and_then(|process| process.terminate(STOP_LIMIT));
+        stopped.map(|_| ()).ok_or_else(|| "the server did not stop".to_owned())
     }
 
     /// Stops the server cleanly, has the system forget its files, and starts it again.
     pub fn restart_cold(&mut self, title: &str) -> Result<(), String> {
-        let stopped = self.started.process.as_mut().and_then(|process| process.terminate(STOP_LIMIT));
-        stopped.ok_or("the server did not stop")?;
+        self.stop()?;
         drop_from_page_cache(&data_dir(&self.dir));
         self.started = self.server.start(&self.dir, None)?;
         self.client = Client::new(self.started.url.authority.clone(), TIMEOUT);
@@ -219,8 +208,7 @@ impl Bed {
 
     /// Stops the server; what was noted.
     pub fn end(mut self) -> Result<Vec<Step>, String> {
-        let stopped = self.started.process.as_mut().and_then(|process| process.terminate(STOP_LIMIT));
-        stopped.ok_or("the server did not stop")?;
+        self.stop()?;
         Ok(self.steps)
     }
 }
