@@ -328,7 +328,8 @@ fn read_entry(
     let gap = match flags & (SAME_RANK | RANK_GAP) {
         SAME_RANK if !before.is_empty() => 0,
         0 => 1,
-        RANK_GAP => i64::try_from(reader.varint()?).map_err(|_| OUT_OF_RANGE)?,
+        // A gap below two has its own flags; before the first entry it would be a rank of the tile before.
+        RANK_GAP => i64::try_from(reader.varint()?).ok().filter(|&gap| gap > 1).ok_or(OUT_OF_RANGE)?,
         _ => return Err(OUT_OF_RANGE),
     };
     let rank = last.rank.checked_add(gap).and_then(|rank| u32::try_from(rank).ok()).ok_or(OUT_OF_RANGE)?;
@@ -475,6 +476,24 @@ mod tests {
             assert!(Tile::open(128, bytes[..length].to_vec()).is_err());
         }
         assert!(Tile::open(u32::MAX, bytes).is_err());
+    }
+
+    #[test]
+    fn a_stored_gap_of_ranks_is_two_or_more() {
+        let bytes = build(200, &[float(202, 1, Some(TileTimes::Inline(&[0])))]);
+        let mut before = Vec::new();
+        put_signed(&mut before, DAY);
+        // The number of entries is before the base, the flags behind it.
+        let at = before.len() + 2;
+        assert_eq!(bytes[at], 3);
+        let with_gap = |gap: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = gap;
+            Tile::open(200, bytes)
+        };
+        assert_eq!(with_gap(2).expect("a gap").entries()[0].rank, 201);
+        assert!(with_gap(1).is_err());
+        assert!(with_gap(0).is_err(), "a rank of the tile before");
     }
 
     proptest::proptest! {
