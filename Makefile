@@ -4,7 +4,7 @@
 # make fmt    format the code
 # make bench  compare with the servers that are installed, into docs/benchmarks.md
 # make criterion  benches of parts
-# make fuzz   every fuzz target for ten minutes; make fuzz-short: for twenty seconds
+# make fuzz   every fuzz target for ten minutes; make fuzz-short: for some seconds
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -105,19 +105,27 @@ criterion: setup
 FUZZ_TARGETS := remote_write exposition promql evaluate chunk keys log
 FUZZ_LIMITS := -rss_limit_mb=2048 -timeout=10 -max_len=65536
 
-# The short run is the same each time: it guards what is known, the long one looks for what is not.
-fuzz-short: FUZZ_SECONDS := 20
-fuzz-short: FUZZ_SEED := -seed=1
-fuzz: FUZZ_SECONDS := 600
+# The short run guards what is known: in a fresh clone it tries the same inputs each time, some twenty seconds of
+# them for a target. The long one looks for what is not known.
+FUZZ_RUNS_remote_write := 3000000
+FUZZ_RUNS_exposition := 2000000
+FUZZ_RUNS_promql := 200000
+FUZZ_RUNS_evaluate := 20000
+FUZZ_RUNS_chunk := 300000
+FUZZ_RUNS_keys := 500000
+FUZZ_RUNS_log := 400000
+fuzz-short: FUZZ_END = -seed=1 -runs=$(FUZZ_RUNS_$(1)) -max_total_time=120
+fuzz: FUZZ_END = -max_total_time=600
+define FUZZ
+echo "=== fuzzing $(1): $(FUZZ_END)"; \
+mkdir -p fuzz/corpus/$(1); \
+$(CARGO) +nightly fuzz run -s none $(1) fuzz/corpus/$(1) fuzz/seeds/$(1) -- \
+  $(FUZZ_END) $(FUZZ_LIMITS) -verbosity=0 -print_final_stats=1 || exit 1;
+endef
 fuzz fuzz-short:
 	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \
 	  echo "FUZZING IS SKIPPED: there is no nightly compiler (rustup toolchain install nightly)"; exit 0; \
 	fi; \
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz || exit 1; \
 	export CARGO_TARGET_DIR="$(abspath $(TARGET_DIR))/fuzz"; \
-	for target in $(FUZZ_TARGETS); do \
-	  echo "=== fuzzing $$target for $(FUZZ_SECONDS) s"; \
-	  mkdir -p fuzz/corpus/$$target; \
-	  $(CARGO) +nightly fuzz run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
-	    -max_total_time=$(FUZZ_SECONDS) $(FUZZ_SEED) $(FUZZ_LIMITS) -verbosity=0 -print_final_stats=1 || exit 1; \
-	done
+	$(foreach target,$(FUZZ_TARGETS),$(call FUZZ,$(target)))

@@ -108,7 +108,8 @@ fn find(
     cx: &LookupContext<'_>,
 ) -> Result<Vec<Sample>, ApiError> {
     let mut found = Vec::new();
-    for matchers in sets {
+    // `{}` selects nothing, not everything.
+    for matchers in sets.iter().filter(|matchers| !matchers.is_empty()) {
         collect(snapshot, matchers, maxt - lookback_ms, maxt, cx, &mut found)?;
     }
     // The look-up's table of strings goes, its strings stay with the result.

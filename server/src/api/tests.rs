@@ -438,6 +438,7 @@ async fn federation_serves_the_last_samples_as_text() {
             "# TYPE a_b untyped\na_b{{job=\"j\",instance=\"\",zone=\"z\"}} 2 {at}\n# TYPE up untyped\nup{{a=\"x\",instance=\"a\",zone=\"z\"}} 3 {at}\nup{{instance=\"b\",zone=\"z\"}} 0.5 {at}\n"
         )
     );
+    assert_eq!(server.get("/federate?match[]=%7B%7D").await.text(), "");
     let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;escaping=allow-utf-8";
     let answer = server.request(Method::GET, path, &[("accept", accept)], Vec::new()).await;
     assert!(answer.header("content-type").starts_with("application/vnd.google.protobuf; proto=io."));
