@@ -89,41 +89,47 @@ impl<S: RowSource> Leaf<S> {
         }
     }
 
-    /// Reads one range of series and runs the pipeline over it.
+    /// Reads one range of series and runs the pipeline over it, a partition at a time, so that rows are made of
+    /// samples that the cache still has.
     fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Result<(Vec<Batch>, Vec<Annotations>), QueryError> {
         let mut notes = vec![Annotations::default(); self.notes.len()];
         let (mut samples, mut scratch) = self.spare.lock().decoded.pop().unwrap_or_default();
-        samples.clear();
-        cx.check()?;
-        self.selected.read(range.clone(), &mut samples, &cx.store)?;
-        assert_eq!(samples.series.len(), range.len(), "a read gives an entry for each series");
-        if !samples.histograms.is_empty() {
-            cx.store.budget.note_histograms();
-        }
-        let decoded_bytes = samples.values.len() * 8 + samples.histograms.len() * 16;
-        let _decoded = cx.store.budget.take(decoded_bytes, 0)?;
-        let mut batches = Vec::new();
+        let mut batches: Vec<Batch> = Vec::new();
         let mut unchecked = 0;
         let n_rows = cx.rows_per_batch(&self.grid);
-        for first in (0..range.len()).step_by(n_rows) {
-            let rows = n_rows.min(range.len() - first);
-            let mut batch = self.spare.lock().batches.pop().unwrap_or_default();
-            batch.reset(cx, &self.grid, range.start as usize + first, rows)?;
-            for row in 0..rows {
-                let at = first + row;
+        for piece in pieces(self.selected.partitions(), &range) {
+            samples.clear();
+            cx.check()?;
+            self.selected.read(piece.clone(), &mut samples, &cx.store)?;
+            assert_eq!(samples.series.len(), piece.len(), "a read gives an entry for each series");
+            if !samples.histograms.is_empty() {
+                cx.store.budget.note_histograms();
+            }
+            let decoded_bytes = samples.values.len() * 8 + samples.histograms.len() * 16;
+            let _decoded = cx.store.budget.take(decoded_bytes, 0)?;
+            for (at, index) in piece.enumerate() {
+                let row = (index - range.start) as usize % n_rows;
+                let rows = n_rows.min(row + (range.end - index) as usize);
+                if row == 0 {
+                    let mut batch = self.spare.lock().batches.pop().unwrap_or_default();
+                    batch.reset(cx, &self.grid, index as usize, rows)?;
+                    batches.push(batch);
+                }
                 unchecked += samples.series[at].timestamps.times.len().max(self.grid.n_steps);
                 if unchecked > SAMPLES_PER_CHECK {
                     cx.check()?;
                     unchecked = 0;
                 }
-                let labels = self.selected.labels(range.start + at as u32);
-                self.source.fill(cx, &mut scratch, &samples, at, labels, &mut batch, row, &mut notes[0])?;
+                let labels = self.selected.labels(index);
+                let batch = batches.last_mut().expect("the first row began one");
+                self.source.fill(cx, &mut scratch, &samples, at, labels, batch, row, &mut notes[0])?;
+                if row + 1 == rows {
+                    batch.charge_samples()?;
+                    for (map, notes) in self.maps.iter().zip(&mut notes[1..]) {
+                        map.apply(cx, batch, notes)?;
+                    }
+                }
             }
-            batch.charge_samples()?;
-            for (map, notes) in self.maps.iter().zip(&mut notes[1..]) {
-                map.apply(cx, &mut batch, notes)?;
-            }
-            batches.push(batch);
         }
         self.spare.lock().decoded.push((samples, scratch));
         Ok((batches, notes))
@@ -204,6 +210,13 @@ fn plan_reads(partitions: &[Range<u32>], n_rows: usize, most: usize) -> Vec<Rang
         }
     }
     reads
+}
+
+/// The parts of `range` that lie in each of the partitions, which ascend.
+fn pieces(partitions: &[Range<u32>], range: &Range<u32>) -> impl Iterator<Item = Range<u32>> {
+    let first = partitions.partition_point(|partition| partition.end <= range.start);
+    let within = partitions[first..].iter().take_while(|partition| partition.start < range.end);
+    within.map(|partition| partition.start.max(range.start)..partition.end.min(range.end))
 }
 
 /// Plans by timestamp column: series that share a column share its plan.
@@ -303,6 +316,15 @@ impl<P> PlanCache<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_cover_a_range() {
+        let of = |range: Range<u32>| pieces(&[0..20, 20..40, 40..100], &range).collect::<Vec<_>>();
+        assert_eq!(of(0..100), [0..20, 20..40, 40..100]);
+        assert_eq!(of(5..41), [5..20, 20..40, 40..41]);
+        assert_eq!(of(20..40), [20..40]);
+        assert_eq!(of(21..22), [21..22]);
+    }
 
     #[test]
     fn reads_cover_all_series_in_order() {

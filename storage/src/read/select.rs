@@ -20,12 +20,9 @@ use std::sync::Arc;
 /// must not make one huge piece of work.
 const MAX_PARTITION: u32 = 1_024;
 
-/// Samples of a piece at most, about: a worker decodes all of them before it puts them together, so that a long
-/// range of many series does not take a multiple of its memory.
-const MAX_PIECE_SAMPLES: u64 = 1 << 20;
-
-/// Below this many series a piece is not cut, however many samples they have: each cut opens their tiles again.
-const MIN_PARTITION: u32 = 8;
+/// Samples of a piece at most, about: a worker decodes all of them before it puts them together. Two megabytes stay
+/// in a core's cache, and in the allocator's: what has eight or more goes back to the system at once.
+const MAX_PIECE_SAMPLES: u64 = 1 << 18;
 
 /// Samples put together between two looks at whether the query goes on.
 const SAMPLES_PER_CHECK: usize = 64 << 10;
@@ -76,8 +73,8 @@ impl Selected {
             Some(_) => 0,
             None => parts.iter().map(|part| part.samples_per_series(select.mint, select.maxt)).sum(),
         };
-        let most = (MAX_PIECE_SAMPLES / per_series.max(1)).min(u64::from(MAX_PARTITION)) as u32;
-        let partitions = partitions(&parts, &merged, most.max(MIN_PARTITION));
+        let most = (MAX_PIECE_SAMPLES / per_series.max(1)).clamp(1, u64::from(MAX_PARTITION)) as u32;
+        let partitions = partitions(&parts, &merged, most);
         let projected = Projected::new(&parts, &merged, select.labels, cx)?;
         // Look-ups say by themselves what they see.
         let seen = |lookups: Lookups| {
