@@ -322,8 +322,8 @@ mod tests {
         let of = |range: Range<u32>| pieces(&[0..20, 20..40, 40..100], &range).collect::<Vec<_>>();
         assert_eq!(of(0..100), [0..20, 20..40, 40..100]);
         assert_eq!(of(5..41), [5..20, 20..40, 40..41]);
-        assert_eq!(of(20..40), [20..40]);
-        assert_eq!(of(21..22), [21..22]);
+        assert_eq!(of(20..41), [20..40, 40..41]);
+        assert_eq!(of(21..22), vec![21..22; 1]);
     }
 
     #[test]
