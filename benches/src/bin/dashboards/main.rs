@@ -6,13 +6,15 @@
 //! start with the data files out of the page cache. What was loaded is kept in the folder, so the next run
 //! with the same options starts at once.
 //!
-//! `cargo run --release --workspace --bin dashboards -- --server target/release/chronolith --dir /tmp/d stream.rec`
+//! `cargo run --release --workspace --bin dashboards -- --server target/release/chronolith --dir /tmp/d stream.rec`,
+//! or `--native 20` instead of the recording for native histograms.
 
 mod measure;
 mod queries;
 mod report;
 mod servers;
 
+use chronolith_benches::fleet::synthetic::Mixture;
 use chronolith_benches::fleet::{Fleet, Schedule};
 use chronolith_benches::recording::Recording;
 use clap::Parser;
@@ -64,8 +66,13 @@ struct Args {
     /// Figures of an earlier run (its `--json`) for servers that are not measured now.
     #[arg(long)]
     with: Option<PathBuf>,
+    /// Instead of a recording, made-up hosts with so many native histograms each, and queries of these. VictoriaMetrics
+    /// takes none.
+    #[arg(long, conflicts_with = "file")]
+    native: Option<usize>,
     /// The recording (`loadgen record`).
-    file: PathBuf,
+    #[arg(required_unless_present = "native")]
+    file: Option<PathBuf>,
 }
 
 /// What a folder was filled with.
@@ -89,17 +96,18 @@ fn main() -> Result<(), String> {
         Kind::Prometheus => &args.prometheus,
         Kind::VictoriaMetrics => &args.victoria_metrics,
     };
-    let mut servers: Vec<Server> =
-        args.servers.iter().map(|&kind| Server::new(kind, program(kind), &dir)).collect();
+    let kinds = args.servers.iter().filter(|&&kind| args.native.is_none() || kind != Kind::VictoriaMetrics);
+    let mut servers: Vec<Server> = kinds.map(|&kind| Server::new(kind, program(kind), &dir)).collect();
     load(&dir, &args, &loaded, &mut servers)?;
 
     let end = loaded.start + (i64::from(loaded.scrapes) - 1) * INTERVAL_S;
-    let queries: Vec<queries::Query> = queries::all()
+    let queries = if args.native.is_some() { queries::native() } else { queries::all() };
+    let queries: Vec<queries::Query> = queries
         .into_iter()
         .filter(|query| args.only.as_ref().is_none_or(|only| query.name.contains(only.as_str())))
         .collect();
     let options = Options { repeat: args.repeat, cpu_seconds: f64::from(args.cpu_ms) / 1000.0 };
-    let mut report = Report::new(loaded.hosts, loaded.scrapes, &args.servers);
+    let mut report = Report::new(loaded.hosts, loaded.scrapes, servers.iter().map(Server::kind).collect());
     for server in &mut servers {
         server.start()?;
         server.wait_until_quiet()?;
@@ -165,8 +173,17 @@ fn load(dir: &Path, args: &Args, loaded: &Loaded, servers: &mut [Server]) -> Res
     if servers.iter().all(|server| is_loaded(server.kind()).exists()) {
         return Ok(());
     }
-    let recording = Recording::open(&args.file).map_err(|e| format!("{}: {e}", args.file.display()))?;
-    let fleet = Fleet::recorded(&recording, loaded.hosts)?;
+    let fleet = match &args.file {
+        Some(file) => {
+            let recording = Recording::open(file).map_err(|e| format!("{}: {e}", file.display()))?;
+            Fleet::recorded(&recording, loaded.hosts)?
+        }
+        None => {
+            let series = args.native.unwrap_or_default();
+            let mixture = Mixture { series, native_share: 1.0, ..Mixture::default() };
+            Fleet::synthetic(&mixture, loaded.hosts)
+        }
+    };
     let schedule = Schedule {
         start: loaded.start * 1000,
         interval: INTERVAL_S * 1000,

@@ -179,6 +179,43 @@ pub fn all() -> Vec<Query> {
     ]
 }
 
+/// Queries of made-up native histograms.
+pub fn native() -> Vec<Query> {
+    vec![
+        range(
+            "native quantile",
+            "histogram_quantile(0.99, sum(rate(synthetic_native_0000_seconds[5m])))",
+            ALL,
+            60,
+        ),
+        range(
+            "native quantile by host",
+            "histogram_quantile(0.9, sum by (instance) (rate(synthetic_native_0000_seconds[5m])))",
+            ALL,
+            60,
+        ),
+        range(
+            "native mean by code",
+            "histogram_sum(sum by (code) (rate(synthetic_native_0000_seconds[5m]))) / histogram_count(sum by (code) (rate(synthetic_native_0000_seconds[5m])))",
+            ALL,
+            60,
+        ),
+        range(
+            "native share below 0.1",
+            "histogram_fraction(0, 0.1, sum by (code) (increase(synthetic_native_0000_seconds[1h])))",
+            ALL,
+            300,
+        ),
+        range(
+            "native requests a second",
+            "sum(histogram_count(rate(synthetic_native_0000_seconds[5m])))",
+            ALL,
+            15,
+        ),
+        instant("native, now", "synthetic_native_0000_seconds"),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,7 +223,7 @@ mod tests {
 
     #[test]
     fn queries_parse_and_have_names_of_their_own() {
-        let queries = all();
+        let queries = [all(), native()].concat();
         let names: HashSet<&str> = queries.iter().map(|query| query.name).collect();
         assert_eq!(names.len(), queries.len());
         for query in &queries {

@@ -49,8 +49,8 @@ const SLACK: f64 = 1.1;
 const SLACK_MS: f64 = 0.5;
 
 impl Report {
-    pub fn new(hosts: u32, scrapes: u32, servers: &[Kind]) -> Self {
-        Self { hosts, scrapes, servers: servers.to_vec(), lines: Vec::new() }
+    pub fn new(hosts: u32, scrapes: u32, servers: Vec<Kind>) -> Self {
+        Self { hosts, scrapes, servers, lines: Vec::new() }
     }
 
     pub fn add(&mut self, query: &Query, server: Kind, cold: bool, measured: Measured) {
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn tables_tell_ratios_means_and_who_is_slower() {
-        let mut report = Report::new(1, 2, &[Kind::Chronolith, Kind::Prometheus]);
+        let mut report = Report::new(1, 2, vec![Kind::Chronolith, Kind::Prometheus]);
         let query = |name| Query { name, ask: Ask::Instant("up") };
         for (name, ours, theirs, n) in [("a", 1.0, 4.0, 3), ("b", 2.0, 2.0, 3), ("c", 9.0, 2.25, 5)] {
             report.add(&query(name), Kind::Chronolith, false, measured(ours, ours, n));
@@ -213,7 +213,7 @@ mod tests {
         assert!(text.contains("differ in size: c: chronolith 5 series"), "{text}");
         assert!(!text.contains("Cold"), "{text}");
 
-        let mut ours = Report::new(1, 2, &[Kind::Chronolith]);
+        let mut ours = Report::new(1, 2, vec![Kind::Chronolith]);
         ours.add(&query("a"), Kind::Chronolith, false, measured(2.0, 2.0, 3));
         ours.merge(serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap());
         assert!(ours.markdown().contains("| a | 3 | 2.00 / 2.00 | 4.00 / 4.00 | 2.0 / 2.0 |"));

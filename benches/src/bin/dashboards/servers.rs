@@ -69,6 +69,7 @@ impl Server {
                 ];
                 if self.kind == Kind::Prometheus {
                     args.push("--web.enable-remote-write-receiver".to_owned());
+                    args.push("--enable-feature=native-histograms".to_owned());
                 }
                 (args, "/-/ready")
             }
