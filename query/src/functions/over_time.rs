@@ -252,7 +252,7 @@ impl WindowFunction for Spread {
         if !column.is_short() {
             return Ok(false);
         }
-        lanes::variances(column, values, variance, row.values);
+        lanes::variances(column, values, row.values);
         if self.root {
             row.values.iter_mut().for_each(|value| *value = value.sqrt());
         }
@@ -264,17 +264,33 @@ impl WindowFunction for Spread {
 /// Population variance, with compensated sums.
 ///
 /// Source: Prometheus v3.14, `promql/functions.go`, `varianceOverTime`.
-fn variance(values: &[f64]) -> f64 {
-    let (mut mean, mut mean_c) = (0.0, 0.0);
-    let (mut squares, mut squares_c) = (0.0, 0.0);
-    let mut count = 0.0;
-    for &value in values {
-        count += 1.0;
-        let delta = value - (mean + mean_c);
-        (mean, mean_c) = kahan_increment(delta / count, mean, mean_c);
-        (squares, squares_c) = kahan_increment(delta * (value - (mean + mean_c)), squares, squares_c);
+#[derive(Default)]
+struct Variance {
+    count: f64,
+    /// A sum and its compensation, both.
+    mean: (f64, f64),
+    squares: (f64, f64),
+}
+
+impl Variance {
+    fn with(mut self, values: &[f64]) -> Self {
+        let Self { count, mean, squares } = &mut self;
+        for &value in values {
+            *count += 1.0;
+            let delta = value - (mean.0 + mean.1);
+            *mean = kahan_increment(delta / *count, mean.0, mean.1);
+            *squares = kahan_increment(delta * (value - (mean.0 + mean.1)), squares.0, squares.1);
+        }
+        self
     }
-    (squares + squares_c) / count
+
+    fn result(self) -> f64 {
+        (self.squares.0 + self.squares.1) / self.count
+    }
+}
+
+fn variance(values: &[f64]) -> f64 {
+    Variance::default().with(values).result()
 }
 
 fn median_absolute_deviation(values: &[f64]) -> f64 {
@@ -546,7 +562,7 @@ mod tests {
         };
         lanes::sums(&column, values, mean, &mut out);
         same("mean", &out, 1, &|low, high| average(&values[low..high]));
-        lanes::variances(&column, values, variance, &mut out);
+        lanes::variances(&column, values, &mut out);
         same("variance", &out, 1, &|low, high| variance(&values[low..high]));
         let slope = |low: usize, high: usize| {
             let times = &times[low..high];
