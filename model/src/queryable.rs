@@ -169,6 +169,17 @@ pub enum Projection<'q> {
     Without(&'q [String]),
 }
 
+impl Projection<'_> {
+    /// Whether labels of a name are kept.
+    pub fn keeps(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.iter().any(|kept| kept == name),
+            Self::Without(names) => names.iter().all(|dropped| dropped != name),
+        }
+    }
+}
+
 /// Steps at which an instant selector looks back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lookups {
@@ -223,12 +234,6 @@ pub trait SelectedSeries: Send + Sync {
     /// # Panics
     /// If `index` is not below [`SelectedSeries::len`].
     fn labels(&self, index: u32) -> &[(Symbol, Symbol)];
-
-    /// All labels of a series, for error texts; may do I/O.
-    ///
-    /// # Errors
-    /// [`ReadError`] if the labels cannot be read.
-    fn all_labels(&self, index: u32) -> Result<Vec<(Symbol, Symbol)>, ReadError>;
 
     /// Index ranges that are cheap to read whole, ascending, covering all series.
     fn partitions(&self) -> &[Range<u32>];

@@ -16,7 +16,8 @@ use crate::parser::ast::{
 };
 use crate::parser::durations::DurationScope;
 use crate::parser::{Expr, ExprKind, Function, Span, ValueType};
-use chronolith_model::Matcher;
+use chronolith_model::queryable::Projection;
+use chronolith_model::{METRIC_NAME, Matcher};
 
 /// Times that are fixed for a query.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +116,22 @@ impl Plan {
             selector.presence = selector.extension == Extension::None;
         }
     }
+
+    /// Notes that what is above only counts series, by some of their labels. Each series still is a row of its own, and
+    /// nothing else is asked of them: rows of an instant selector need no labels to be found, cannot become equal, and
+    /// give no annotation that names a metric.
+    fn want_labels(&mut self, grouping: &[String], without: bool) {
+        if let PlanKind::Select(selector) = &mut self.kind
+            && selector.presence
+        {
+            selector.labels = match without {
+                true => {
+                    LabelNeed::Without(grouping.iter().cloned().chain([METRIC_NAME.to_owned()]).collect())
+                }
+                false => LabelNeed::Only(grouping.to_vec()),
+            };
+        }
+    }
 }
 
 /// Which samples a selector reads.
@@ -131,6 +148,28 @@ pub(crate) struct Selector {
     pub(crate) histogram_stats: bool,
     /// Whether it is enough to know that there is a sample, whatever its value.
     pub(crate) presence: bool,
+    pub(crate) labels: LabelNeed,
+}
+
+/// The labels that are looked at of the series of a selector.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum LabelNeed {
+    #[default]
+    All,
+    /// Those of these names.
+    Only(Vec<String>),
+    /// All but those.
+    Without(Vec<String>),
+}
+
+impl LabelNeed {
+    pub(crate) fn projection(&self) -> Projection<'_> {
+        match self {
+            Self::All => Projection::All,
+            Self::Only(names) => Projection::Only(names),
+            Self::Without(names) => Projection::Without(names),
+        }
+    }
 }
 
 /// A plan and how it may be wrapped.
@@ -223,6 +262,7 @@ impl Planner<'_> {
         let Prepared { plan: mut inner, invariant, wrap } = self.prepare(&aggregate.expr, path)?;
         if matches!(aggregate.op, AggregateOp::Count | AggregateOp::Group) {
             inner.want_presence();
+            inner.want_labels(&aggregate.grouping, aggregate.without);
         }
         // Whether the whole is invariant is asked of its vector alone.
         let param = match &aggregate.param {
@@ -358,6 +398,7 @@ impl Planner<'_> {
             },
             histogram_stats: path.histogram_stats && !path.histogram_buckets,
             presence: false,
+            labels: LabelNeed::All,
         })
     }
 
@@ -427,5 +468,23 @@ mod tests {
         assert_eq!(selectors("a and b unless on() c"), [false, true, true]);
         assert_eq!(selectors("a or b"), [false, false]);
         assert_eq!(selectors("a and (b > 0)"), [false, false]);
+    }
+
+    #[test]
+    fn labels_are_dropped_only_where_series_are_counted() {
+        let times = Times { start: 0, end: 60_000, interval_ms: 15_000, default_subquery_step_ms: 60_000 };
+        let needs = |text: &str| -> Vec<String> {
+            let expr = crate::parser::parse_expr(text, crate::parser::ParserOptions::ALL).expect("it parses");
+            let plan = plan(&expr, &times).expect("it can be planned");
+            let mut needs = Vec::new();
+            plan.walk(&mut |part| needs.extend(part.own_selector().map(|s| format!("{:?}", s.labels))));
+            needs
+        };
+        assert_eq!(needs("count(a)"), ["Only([])"]);
+        assert_eq!(needs("group by (x, y) (a @ 5)"), ["Only([\"x\", \"y\"])"]);
+        assert_eq!(needs("count without (x) (a)"), ["Without([\"x\", \"__name__\"])"]);
+        for text in ["sum(a)", "count(-a)", "count(a smoothed)", "a and b", "absent(a)", "topk(1, a)"] {
+            assert!(needs(text).iter().all(|need| need == "All"), "{text}");
+        }
     }
 }

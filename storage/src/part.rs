@@ -5,7 +5,7 @@ use crate::error::StorageError;
 use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::histogram::Histogram;
-use chronolith_model::queryable::{Estimate, HistogramNeed, Lookups, QueryContext};
+use chronolith_model::queryable::{Estimate, HistogramNeed, Lookups, Projection, QueryContext};
 use chronolith_model::symbols::Symbol;
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,6 +24,37 @@ pub struct PartSelect<'q> {
     pub mint: i64,
     /// Last millisecond wanted.
     pub maxt: i64,
+    /// Which labels [`PartSeries::labels`] gives.
+    pub labels: Projection<'q>,
+}
+
+/// A projection in the numbers that a part has for names.
+#[derive(Debug)]
+pub(crate) struct KeptNames {
+    names: Vec<u32>,
+    /// Whether labels of these names are kept, or all others.
+    keep: bool,
+}
+
+impl KeptNames {
+    /// `number` finds the number of a name, if the part knows it: otherwise it is no label of any series.
+    pub(crate) fn new<E>(
+        projection: Projection<'_>,
+        number: impl FnMut(&String) -> Result<Option<u32>, E>,
+    ) -> Result<Self, E> {
+        let (names, keep): (&[String], _) = match projection {
+            Projection::All => (&[], false),
+            Projection::Only(names) => (names, true),
+            Projection::Without(names) => (names, false),
+        };
+        let numbers = names.iter().map(number).filter_map(Result::transpose);
+        Ok(Self { names: numbers.collect::<Result<_, E>>()?, keep })
+    }
+
+    /// Appends those of `labels` that are kept.
+    pub(crate) fn extend(&self, kept: &mut Vec<(u32, u32)>, labels: impl IntoIterator<Item = (u32, u32)>) {
+        kept.extend(labels.into_iter().filter(|label| self.names.contains(&label.0) == self.keep));
+    }
 }
 
 /// How samples are read.
@@ -124,7 +155,7 @@ pub trait PartSeries: Send + Sync {
         self.len() == 0
     }
 
-    /// All labels of a series, sorted by name, as symbols of the query's table.
+    /// The labels of a series that were asked for, sorted by name, as symbols of the query's table.
     ///
     /// # Panics
     /// If `index` is not below `len`.

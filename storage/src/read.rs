@@ -16,7 +16,7 @@ use crate::error::StorageError;
 use crate::part::{Part, PartSelect};
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{
-    Estimate, LabelQuery, QueryContext, ReadError, Select, SelectedSeries, Snapshot,
+    Estimate, LabelQuery, Projection, QueryContext, ReadError, Select, SelectedSeries, Snapshot,
 };
 use chronolith_model::{Labels, Matcher};
 use lease::{Lease, Leased};
@@ -77,7 +77,8 @@ fn overlapping(parts: &[Arc<dyn Part>], mint: i64, maxt: i64) -> impl Iterator<I
 impl Snapshot for StoreSnapshot {
     fn estimate(&self, select: &Select<'_>) -> Result<Estimate, ReadError> {
         let mint = select.mint.max(self.bounds.oldest);
-        let wanted = PartSelect { matchers: select.matchers, mint, maxt: select.maxt };
+        let wanted =
+            PartSelect { matchers: select.matchers, mint, maxt: select.maxt, labels: Projection::All };
         let mut total = Estimate::default();
         for part in overlapping(&self.parts, mint, select.maxt) {
             let estimate = part.estimate(&wanted)?;
@@ -94,8 +95,11 @@ impl Snapshot for StoreSnapshot {
         cx: &dyn QueryContext,
     ) -> Result<Arc<dyn SelectedSeries>, ReadError> {
         let select = &Select { mint: select.mint.max(self.bounds.oldest), ..select.clone() };
-        let wanted = PartSelect { matchers: select.matchers, mint: select.mint, maxt: select.maxt };
         let cx = &self.leased(cx);
+        // Series of several parts are told apart by all of their labels.
+        let is_single = overlapping(&self.parts, select.mint, select.maxt).nth(1).is_none();
+        let labels = if is_single { select.labels } else { Projection::All };
+        let wanted = PartSelect { matchers: select.matchers, mint: select.mint, maxt: select.maxt, labels };
         let mut parts = Vec::new();
         for part in overlapping(&self.parts, select.mint, select.maxt) {
             cx.check()?;
@@ -104,6 +108,8 @@ impl Snapshot for StoreSnapshot {
                 parts.push(series);
             }
         }
+        let rest = if is_single { Projection::All } else { select.labels };
+        let select = &Select { labels: rest, ..select.clone() };
         Ok(Arc::new(select::Selected::new(parts, select, &self.bounds, cx)?))
     }
 
@@ -157,15 +163,22 @@ pub fn exemplars(
         labels::for_each_set(matcher_sets, |matchers| {
             cx.check()?;
             let mut invalid = None;
-            part.exemplars(&PartSelect { matchers, mint, maxt }, cx, &mut |pairs, exemplars| {
-                let in_range = |exemplar: &&Exemplar| (mint..=maxt).contains(&exemplar.timestamp);
-                match Labels::from_pairs(pairs.iter().copied()) {
-                    Ok(labels) => {
-                        found.entry(labels).or_default().extend(exemplars.iter().filter(in_range).cloned());
+            part.exemplars(
+                &PartSelect { matchers, mint, maxt, labels: Projection::All },
+                cx,
+                &mut |pairs, exemplars| {
+                    let in_range = |exemplar: &&Exemplar| (mint..=maxt).contains(&exemplar.timestamp);
+                    match Labels::from_pairs(pairs.iter().copied()) {
+                        Ok(labels) => {
+                            found
+                                .entry(labels)
+                                .or_default()
+                                .extend(exemplars.iter().filter(in_range).cloned());
+                        }
+                        Err(error) => invalid = Some(error),
                     }
-                    Err(error) => invalid = Some(error),
-                }
-            })?;
+                },
+            )?;
             match invalid {
                 Some(error) => Err(StorageError::corrupt("labels of exemplars", error.to_string())),
                 None => Ok(()),

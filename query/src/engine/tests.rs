@@ -112,10 +112,6 @@ impl SelectedSeries for Selected {
         &self.labels[index as usize]
     }
 
-    fn all_labels(&self, index: u32) -> Result<Vec<(Symbol, Symbol)>, ReadError> {
-        Ok(self.labels[index as usize].clone())
-    }
-
     fn partitions(&self) -> &[Range<u32>] {
         &self.partitions
     }

@@ -220,7 +220,7 @@ impl Builder<'_, '_> {
                 }
             },
             start_timestamps: wanted == Wanted::StartTimestamp,
-            labels: Projection::All,
+            labels: if cx.pushdown { selector.labels.projection() } else { Projection::All },
         };
         let selected = self.select(&select)?;
         let series = self.series_of(&*selected)?;

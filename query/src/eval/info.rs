@@ -15,7 +15,7 @@ use super::{Cx, Kept, Operator, OutSeries};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::functions::Extension;
-use crate::plan::{DataTime, Plan, PlanKind, Selector};
+use crate::plan::{DataTime, LabelNeed, Plan, PlanKind, Selector};
 use chronolith_model::symbols::{EMPTY, Symbol};
 use chronolith_model::{METRIC_NAME, MatchOp, Matcher};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -153,6 +153,7 @@ pub(crate) fn info(
                 span: args[0].span,
                 histogram_stats: false,
                 presence: false,
+                labels: LabelNeed::All,
             };
             let mut operator = builder.select_instant(&selector, place, Wanted::InfoTimestamp)?;
             let rows = cx.drain(&mut *operator)?;

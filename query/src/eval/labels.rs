@@ -91,7 +91,15 @@ impl LabelSets {
         sets: impl ExactSizeIterator<Item = &'p SymbolPairs>,
     ) -> Vec<LabelSetId> {
         let inner = &mut *self.inner.write();
-        sets.map(|set| inner.intern(set)).collect()
+        let mut last = NO_LABELS;
+        let intern = |set: &SymbolPairs| {
+            // Of some of their labels neighbours often have the same.
+            if *set != *inner.get(last.0) {
+                last = inner.intern(set);
+            }
+            last
+        };
+        sets.map(intern).collect()
     }
 
     pub(crate) fn get(&self, id: LabelSetId) -> Arc<SymbolPairs> {

@@ -10,7 +10,7 @@ use chronolith_model::queryable::{SampleBatch, SelectedSeries, TimestampColumn};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -263,8 +263,18 @@ impl<P> Default for PlanCache<P> {
     }
 }
 
-/// The plan a worker used last.
-pub(crate) type LastPlan<P> = Option<(Arc<TimestampColumn>, Arc<P>)>;
+/// The plans that a worker used last, to be found without a lock: series of one metric come by labels, and each target
+/// has a column of its own.
+pub(crate) struct LastPlans<P> {
+    /// By the address of the column; empty before the first.
+    slots: Vec<Option<(Arc<TimestampColumn>, Arc<P>)>>,
+}
+
+impl<P> Default for LastPlans<P> {
+    fn default() -> Self {
+        Self { slots: Vec::new() }
+    }
+}
 
 /// What a column and its entry take beside the plan.
 const ENTRY_BYTES: usize = 128;
@@ -273,42 +283,52 @@ impl<P> PlanCache<P> {
     /// Bytes of plans that are remembered over all workers: those of the scrapes of thousands of targets. Beyond it
     /// all are forgotten.
     const CAPACITY_BYTES: usize = 16 << 20;
+    /// Bytes and number of plans that a worker remembers at most; it always remembers one.
+    const LAST_BYTES: usize = 1 << 20;
+    const LAST_PLANS: usize = 64;
 
     /// The plan of a column, `size_bytes` large; `build` makes it where it is not known.
-    pub(crate) fn get(
+    pub(crate) fn get<'l>(
         &self,
         cx: &Cx<'_>,
-        last: &mut LastPlan<P>,
+        last: &'l mut LastPlans<P>,
         column: &Arc<TimestampColumn>,
         size_bytes: usize,
         build: impl FnOnce(&[i64]) -> P,
+    ) -> Result<&'l P, QueryError> {
+        let size_bytes = size_bytes + ENTRY_BYTES;
+        let n_slots = (Self::LAST_BYTES / size_bytes).clamp(1, Self::LAST_PLANS);
+        last.slots.resize_with(n_slots, Option::default);
+        let address = Arc::as_ptr(column).addr();
+        let slot = &mut last.slots[AddressHash::default().hash_one(address) as usize % n_slots];
+        if slot.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, column)) {
+            *slot = Some((Arc::clone(column), self.shared(cx, column, address, size_bytes, build)?));
+        }
+        Ok(&slot.as_ref().expect("it was there or is now").1)
+    }
+
+    fn shared(
+        &self,
+        cx: &Cx<'_>,
+        column: &Arc<TimestampColumn>,
+        address: usize,
+        size_bytes: usize,
+        build: impl FnOnce(&[i64]) -> P,
     ) -> Result<Arc<P>, QueryError> {
-        if let Some((known, plan)) = last
-            && Arc::ptr_eq(known, column)
-        {
+        if let Some((_, plan)) = self.inner.lock().entries.get(&address) {
             return Ok(Arc::clone(plan));
         }
-        let address = Arc::as_ptr(column).addr();
-        let found = self.inner.lock().entries.get(&address).map(|(_, plan)| Arc::clone(plan));
-        let plan = match found {
-            Some(plan) => plan,
-            None => {
-                let size_bytes = size_bytes + ENTRY_BYTES;
-                let charge = cx.store.budget.take(size_bytes, 0)?;
-                let plan = Arc::new(build(&column.times));
-                let mut plans = self.inner.lock();
-                if plans.size_bytes + size_bytes > Self::CAPACITY_BYTES {
-                    plans.entries.clear();
-                    plans.charges.clear();
-                    plans.size_bytes = 0;
-                }
-                plans.size_bytes += size_bytes;
-                plans.entries.insert(address, (Arc::clone(column), Arc::clone(&plan)));
-                plans.charges.push(charge);
-                plan
-            }
-        };
-        *last = Some((Arc::clone(column), Arc::clone(&plan)));
+        let charge = cx.store.budget.take(size_bytes, 0)?;
+        let plan = Arc::new(build(&column.times));
+        let mut plans = self.inner.lock();
+        if plans.size_bytes + size_bytes > Self::CAPACITY_BYTES {
+            plans.entries.clear();
+            plans.charges.clear();
+            plans.size_bytes = 0;
+        }
+        plans.size_bytes += size_bytes;
+        plans.entries.insert(address, (Arc::clone(column), Arc::clone(&plan)));
+        plans.charges.push(charge);
         Ok(plan)
     }
 }

@@ -3,7 +3,7 @@
 use super::Cx;
 use super::batch::{Batch, Grid, HistogramColumn, Row, count_bits, set_bit};
 use super::labels::SymbolPairs;
-use super::leaf::{LastPlan, PlanCache, RowSource};
+use super::leaf::{LastPlans, PlanCache, RowSource};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::plan::DataTime;
@@ -76,7 +76,7 @@ pub(crate) struct Lookup {
 }
 
 impl RowSource for Lookup {
-    type Scratch = LastPlan<LookupPlan>;
+    type Scratch = LastPlans<LookupPlan>;
 
     fn fill(
         &self,
@@ -95,10 +95,10 @@ impl RowSource for Lookup {
             LookupPlan::new(times, &self.grid, self.time, self.read, self.lookback_ms)
         })?;
         let (n_samples, histograms) = match self.wanted {
-            Wanted::Value => self.fill_values(&plan, samples, series, batch, row),
-            Wanted::InfoTimestamp => self.fill_float_times(&plan, samples, series, batch, row),
+            Wanted::Value => self.fill_values(plan, samples, series, batch, row),
+            Wanted::InfoTimestamp => self.fill_float_times(plan, samples, series, batch, row),
             Wanted::Timestamp | Wanted::StartTimestamp => {
-                (self.fill_times(&plan, series, batch, row), HistogramColumn::default())
+                (self.fill_times(plan, series, batch, row), HistogramColumn::default())
             }
         };
         batch.set_histograms(row, histograms);

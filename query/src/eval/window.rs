@@ -3,7 +3,7 @@
 use super::Cx;
 use super::batch::{Batch, Grid, HistogramColumn, RowMut};
 use super::labels::{SymbolPairs, value_of};
-use super::leaf::{LastPlan, PlanCache, RowSource};
+use super::leaf::{LastPlans, PlanCache, RowSource};
 use super::lookup::{Kinds, Place, floats_of};
 use crate::annotations::{Annotation, Annotations};
 use crate::error::QueryError;
@@ -61,7 +61,7 @@ pub(crate) type NotedMetric = (Symbol, Symbol);
 /// What a worker keeps between rows.
 #[derive(Default)]
 pub(crate) struct WindowScratch {
-    last: LastPlan<WindowPlan>,
+    last: LastPlans<WindowPlan>,
     values: Vec<f64>,
     /// The metric that was last looked at, whether it is a counter.
     noted: Option<NotedMetric>,
@@ -419,7 +419,7 @@ impl RowSource for Windows {
                 float_starts: starts,
                 ..SeriesPoints::default()
             };
-            return self.call.fill_row(cx, scratch_values, noted, &points, &plan, labels, batch, row, notes);
+            return self.call.fill_row(cx, scratch_values, noted, &points, plan, labels, batch, row, notes);
         }
         let owned = OwnedPoints::new(samples, at, starts);
         let plan = self.call.plan(&owned.float_times);

@@ -272,10 +272,6 @@ impl SelectedSeries for Read {
         self.inner.labels(index)
     }
 
-    fn all_labels(&self, index: u32) -> Result<Vec<(Symbol, Symbol)>, ReadError> {
-        self.inner.all_labels(index)
-    }
-
     fn partitions(&self) -> &[Range<u32>] {
         self.inner.partitions()
     }

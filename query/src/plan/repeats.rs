@@ -195,8 +195,8 @@ fn own_text(plan: &Plan) -> String {
 }
 
 fn selector_text(selector: &Selector) -> String {
-    let Selector { matchers, time, at, extension, span: _, histogram_stats, presence } = selector;
-    let mut text = format!("{time:?} {at:?} {extension:?} {histogram_stats} {presence}");
+    let Selector { matchers, time, at, extension, span: _, histogram_stats, presence, labels } = selector;
+    let mut text = format!("{time:?} {at:?} {extension:?} {histogram_stats} {presence} {labels:?}");
     for matcher in matchers {
         let value = matcher.written();
         write!(text, " {:?} {:?} {value:?}", matcher.name, matcher.op).expect("a string takes all");

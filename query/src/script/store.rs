@@ -5,8 +5,8 @@
 use crate::value::SampleValue;
 use chronolith_model::labels::block_order;
 use chronolith_model::queryable::{
-    BitSet, Estimate, Floats, HistogramNeed, LabelQuery, Projection, QueryContext, Queryable, ReadError,
-    SampleBatch, Select, SelectedSeries, SeriesSamples, Snapshot, TimestampColumn,
+    BitSet, Estimate, Floats, HistogramNeed, LabelQuery, QueryContext, Queryable, ReadError, SampleBatch,
+    Select, SelectedSeries, SeriesSamples, Snapshot, TimestampColumn,
 };
 use chronolith_model::{CounterResetHint, FloatHistogram, Labels, Matcher, Symbol, is_stale};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -303,15 +303,10 @@ impl Snapshot for Pinned {
     ) -> Result<Arc<dyn SelectedSeries>, ReadError> {
         cx.check()?;
         let indexes = self.matching(select.matchers, select.mint, select.maxt);
-        let keeps = |name: &str| match select.labels {
-            Projection::All => true,
-            Projection::Only(names) => names.iter().any(|kept| kept == name),
-            Projection::Without(names) => names.iter().all(|dropped| dropped != name),
-        };
-        let intern = |labels: &Labels, keeps: &dyn Fn(&str) -> bool| -> Vec<(Symbol, Symbol)> {
+        let intern = |labels: &Labels| -> Vec<(Symbol, Symbol)> {
             labels
                 .iter()
-                .filter(|(name, _)| keeps(name))
+                .filter(|(name, _)| select.labels.keeps(name))
                 .map(|(name, value)| (cx.symbols().intern(name), cx.symbols().intern(value)))
                 .collect()
         };
@@ -320,8 +315,7 @@ impl Snapshot for Pinned {
         let partition_rows = self.partition_rows.unwrap_or(n_rows.div_ceil(4).max(1));
         Ok(Arc::new(Selected {
             frozen: Arc::clone(&self.frozen),
-            labels: indexes.iter().map(|&index| intern(series(index), &keeps)).collect(),
-            all_labels: indexes.iter().map(|&index| intern(series(index), &|_| true)).collect(),
+            labels: indexes.iter().map(|&index| intern(series(index))).collect(),
             partitions: (0..n_rows)
                 .step_by(partition_rows as usize)
                 .map(|first| first..n_rows.min(first.saturating_add(partition_rows)))
@@ -367,7 +361,6 @@ struct Selected {
     frozen: Arc<Frozen>,
     indexes: Vec<u32>,
     labels: Vec<Vec<(Symbol, Symbol)>>,
-    all_labels: Vec<Vec<(Symbol, Symbol)>>,
     partitions: Vec<Range<u32>>,
     mint: i64,
     histograms: HistogramNeed,
@@ -381,10 +374,6 @@ impl SelectedSeries for Selected {
 
     fn labels(&self, index: u32) -> &[(Symbol, Symbol)] {
         &self.labels[index as usize]
-    }
-
-    fn all_labels(&self, index: u32) -> Result<Vec<(Symbol, Symbol)>, ReadError> {
-        Ok(self.all_labels[index as usize].clone())
     }
 
     fn partitions(&self) -> &[Range<u32>] {

@@ -14,7 +14,7 @@ use crate::part::{Part, PartRead, PartSelect, PartSeries, Run, RunBuffer};
 use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::labels::METRIC_NAME;
-use chronolith_model::queryable::{HistogramNeed, QueryContext, Stop};
+use chronolith_model::queryable::{HistogramNeed, Projection, QueryContext, Stop};
 use chronolith_model::symbols::{Symbol, SymbolTable};
 use columns::ColumnCache;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -91,7 +91,8 @@ impl MergeSource {
     fn next_metric(&mut self) -> Result<bool, StorageError> {
         let Some(metric) = self.metrics.next() else { return Ok(false) };
         let matchers = [Matcher::equal(METRIC_NAME, metric)];
-        let select = PartSelect { matchers: &matchers, mint: i64::MIN, maxt: i64::MAX };
+        let select =
+            PartSelect { matchers: &matchers, mint: i64::MIN, maxt: i64::MAX, labels: Projection::All };
         self.cursors.clear();
         self.exemplars.clear();
         for input in &self.inputs {
@@ -203,7 +204,7 @@ impl BlockSource for MergeSource {
 /// Puts all label names and values of the parts into the symbol table and gives the metric names in
 /// order. Series without a name come under the empty one.
 fn intern_labels(inputs: &[MergeInput], context: &MergeContext) -> Result<BTreeSet<String>, StorageError> {
-    let all = PartSelect { matchers: &[], mint: i64::MIN, maxt: i64::MAX };
+    let all = PartSelect { matchers: &[], mint: i64::MIN, maxt: i64::MAX, labels: Projection::All };
     let mut names = BTreeSet::new();
     let mut metrics = BTreeSet::from([String::new()]);
     for input in inputs {

@@ -10,7 +10,7 @@ use crate::index::matching::{self, IndexReader, STRINGS_PER_CHECK};
 use crate::index::{BlockIndex, Postings, resolve};
 use crate::kv::KvRead;
 use crate::kv::keys::{self, Kind};
-use crate::part::{ExemplarSink, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use crate::part::{ExemplarSink, KeptNames, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
 use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{Estimate, QueryContext, Unlimited};
@@ -394,6 +394,7 @@ impl BlockSeries {
         cx: &dyn QueryContext,
     ) -> Result<Self, StorageError> {
         let index = &part.shared.index;
+        let kept = KeptNames::new(select.labels, |name| index.symbol(name))?;
         let mut ranks = Vec::new();
         let mut labels: Vec<(u32, u32)> = Vec::new();
         let mut ends = Vec::new();
@@ -404,7 +405,7 @@ impl BlockSeries {
             }
             // Numbers of strings, then symbols of the query: eight bytes a label each, rounded up to
             // include ranks and ends.
-            labels.extend_from_slice(&series.labels);
+            kept.extend(&mut labels, series.labels.iter().copied());
             if labels.len() >= charged + LABELS_PER_CHARGE {
                 cx.charge((labels.len() - charged) * 24)?;
                 charged = labels.len();

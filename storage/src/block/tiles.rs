@@ -623,11 +623,11 @@ fn read_floats(
     wants_values: bool,
     out: &mut Vec<f64>,
 ) -> Result<RunValues, ChunkError> {
-    if let Some(value) = column::constant(bytes) {
-        return Ok(RunValues::Constant(value));
-    }
     if !wants_values && !column::may_be_stale(bytes) {
         return Ok(RunValues::Constant(0.0));
+    }
+    if let Some(value) = column::constant(bytes) {
+        return Ok(RunValues::Constant(value));
     }
     let start = out.len();
     match positions {

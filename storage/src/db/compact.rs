@@ -19,7 +19,7 @@ use crate::kv::keys::BlockId;
 use crate::kv::staged::StagedBlock;
 use crate::metrics::LostRange;
 use crate::part::{Part, PartRead, PartSelect, RunBuffer};
-use chronolith_model::queryable::{HistogramNeed, QueryContext, Stop, Unlimited};
+use chronolith_model::queryable::{HistogramNeed, Projection, QueryContext, Stop, Unlimited};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -305,7 +305,7 @@ pub(crate) fn verify(
     check: &dyn Fn() -> Result<(), Stop>,
 ) -> Result<(), StorageError> {
     let context = Unlimited::default();
-    let all = PartSelect { matchers: &[], mint: i64::MIN, maxt: i64::MAX };
+    let all = PartSelect { matchers: &[], mint: i64::MIN, maxt: i64::MAX, labels: Projection::All };
     let series = part.select(&all, &context)?;
     let read = PartRead {
         mint: i64::MIN,

@@ -54,14 +54,15 @@ pub struct PlanCache {
 
 #[derive(Debug, Default)]
 struct Inner {
-    plans: HashMap<Box<[StretchKey]>, Known, xxhash_rust::xxh3::Xxh3DefaultBuilder>,
+    plans: HashMap<Box<[StretchKey]>, Arc<Known>, xxhash_rust::xxh3::Xxh3DefaultBuilder>,
     size_bytes: usize,
 }
 
 /// A plan and the columns it was made of: as long as they are held, no other column has their address.
 #[derive(Debug)]
 struct Known {
-    plan: Arc<Plan>,
+    key: Box<[StretchKey]>,
+    plan: Plan,
     _columns: Vec<Arc<Vec<i64>>>,
 }
 
@@ -73,22 +74,22 @@ struct StretchKey {
     count: u32,
 }
 
-/// What a worker remembers between series: neighbours often share their times. Columns are known by their
-/// addresses, so it must not outlive the runs that it was asked about: see [`LastPlan::forget`].
+/// Plans that a worker remembers. A power of two.
+const LAST_PLANS: usize = 64;
+
+/// Longer ones are remembered alone: what workers hold is not counted.
+const LONG_PLAN: usize = 4 << 10;
+
+/// What a worker remembers between series, to be found without a lock. Series of a metric come by labels, so those of
+/// one target, which share their times, are neighbours in some metrics and far apart in others.
 #[derive(Debug, Default)]
-pub struct LastPlan {
-    stretches: Vec<StretchKey>,
-    plan: Option<Arc<Plan>>,
+pub struct LastPlans {
+    /// By hash of the stretches; empty before the first.
+    slots: Vec<Option<Arc<Known>>>,
+    /// Of a series whose times are its own.
+    own: Option<Plan>,
     /// Room for a key, so that looking for a plan takes no memory.
     key: Vec<StretchKey>,
-}
-
-impl LastPlan {
-    /// To be called before runs go.
-    pub fn forget(&mut self) {
-        self.stretches.clear();
-        self.plan = None;
-    }
 }
 
 impl PlanCache {
@@ -97,26 +98,29 @@ impl PlanCache {
     ///
     /// # Errors
     /// [`Stop`] if the memory of the query does not allow it.
-    pub fn plan(
+    pub fn plan<'l>(
         &self,
         stretches: &[Stretch<'_>],
-        last: &mut LastPlan,
+        last: &'l mut LastPlans,
         cx: &dyn QueryContext,
-    ) -> Result<Arc<Plan>, Stop> {
-        last.key.clear();
-        last.key.extend(stretches.iter().map(StretchKey::new));
-        if let Some(plan) = last.plan.as_ref().filter(|_| last.stretches == last.key) {
-            return Ok(Arc::clone(plan));
+    ) -> Result<&'l Plan, Stop> {
+        let LastPlans { slots, own, key } = last;
+        key.clear();
+        key.extend(stretches.iter().map(StretchKey::new));
+        slots.resize_with(LAST_PLANS, Option::default);
+        let at = slot(key);
+        if slots[at].as_ref().is_none_or(|known| *known.key != **key) {
+            // A column that nothing else holds is a series' own: nobody will ask for it again.
+            if stretches.iter().any(|stretch| Arc::strong_count(&stretch.times.column) == 1) {
+                return Ok(own.insert(make(stretches)));
+            }
+            let known = self.shared(stretches, key, cx)?;
+            if known.plan.timestamps.times.len() > LONG_PLAN {
+                slots.fill(None);
+            }
+            slots[at] = Some(known);
         }
-        // A column that nothing else holds is a series' own: nobody will ask for it again.
-        let shared = stretches.iter().all(|stretch| Arc::strong_count(&stretch.times.column) > 1);
-        let plan = match shared {
-            true => self.shared(stretches, &last.key, cx)?,
-            false => Arc::new(make(stretches)),
-        };
-        std::mem::swap(&mut last.stretches, &mut last.key);
-        last.plan = Some(Arc::clone(&plan));
-        Ok(plan)
+        Ok(&slots[at].as_ref().expect("it was there or is now").plan)
     }
 
     fn shared(
@@ -124,18 +128,18 @@ impl PlanCache {
         stretches: &[Stretch<'_>],
         key: &[StretchKey],
         cx: &dyn QueryContext,
-    ) -> Result<Arc<Plan>, Stop> {
+    ) -> Result<Arc<Known>, Stop> {
         if let Some(known) = self.inner.lock().plans.get(key) {
-            return Ok(Arc::clone(&known.plan));
+            return Ok(Arc::clone(known));
         }
-        let plan = Arc::new(make(stretches));
+        let plan = make(stretches);
         let size_bytes = plan.timestamps.times.len() * 8 + (key.len() + 2) * 64;
         cx.charge(size_bytes)?;
         let mut inner = self.inner.lock();
         // Another worker may have been faster: its column is the one that others hold already.
         if let Some(known) = inner.plans.get(key) {
             cx.release(size_bytes);
-            return Ok(Arc::clone(&known.plan));
+            return Ok(Arc::clone(known));
         }
         if inner.size_bytes + size_bytes > CACHE_BYTES {
             cx.release(inner.size_bytes);
@@ -144,9 +148,19 @@ impl PlanCache {
         }
         inner.size_bytes += size_bytes;
         let columns = stretches.iter().map(|stretch| Arc::clone(&stretch.times.column)).collect();
-        inner.plans.insert(key.into(), Known { plan: Arc::clone(&plan), _columns: columns });
-        Ok(plan)
+        let known = Arc::new(Known { key: key.into(), plan, _columns: columns });
+        inner.plans.insert(key.into(), Arc::clone(&known));
+        Ok(known)
     }
+}
+
+/// Where a plan is remembered.
+fn slot(key: &[StretchKey]) -> usize {
+    let hash = key.iter().fold(0u64, |hash, stretch| {
+        let next = stretch.column as u64 ^ u64::from(stretch.first) << 40 ^ u64::from(stretch.count) << 20;
+        (hash ^ next).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    });
+    (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % LAST_PLANS
 }
 
 impl StretchKey {

@@ -4,7 +4,7 @@ use super::overlapping;
 use crate::error::StorageError;
 use crate::part::{Part, PartSelect};
 use chronolith_model::Matcher;
-use chronolith_model::queryable::{LabelQuery, QueryContext, ReadError};
+use chronolith_model::queryable::{LabelQuery, Projection, QueryContext, ReadError};
 use std::sync::Arc;
 
 /// What a string costs besides its text.
@@ -33,7 +33,7 @@ pub(super) fn collect(
     let collected = overlapping(parts, query.mint, query.maxt).try_for_each(|part| {
         for_each_set(query.matcher_sets, |matchers| {
             cx.check()?;
-            let select = PartSelect { matchers, mint: query.mint, maxt: query.maxt };
+            let select = PartSelect { matchers, mint: query.mint, maxt: query.maxt, labels: Projection::All };
             let mut refused = None;
             from_part(part, &select, &mut |text| {
                 if refused.is_some() || !strings.is_new(text) {

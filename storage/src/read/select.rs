@@ -1,7 +1,7 @@
 //! The series of one selector over all parts.
 
 use super::Bounds;
-use super::columns::{LastPlan, PlanCache, Stretch};
+use super::columns::{LastPlans, PlanCache, Stretch};
 use super::hints::Hints;
 use super::lease::{Lease, Leased};
 use super::merge::{Merged, merge};
@@ -131,7 +131,6 @@ impl Selected {
         cx.charge(size_bytes)?;
         out.values.reserve(scratch.buffers.iter().map(|buffer| buffer.values.len()).sum());
         let assembled = self.assemble(&range, &wanted, scratch, out, cx);
-        scratch.last.forget();
         cx.release(size_bytes);
         assembled
     }
@@ -184,7 +183,7 @@ impl Selected {
             stretches
                 .extend(pieces.iter().map(|piece| Stretch { part: piece.part, times: &piece.run.times }));
             let plan = self.plans.plan(&stretches, last, cx)?;
-            append_series(&pieces, &plan, keep, hints, out)?;
+            append_series(&pieces, plan, keep, hints, out)?;
             n_unchecked += plan.timestamps.times.len();
             if n_unchecked >= SAMPLES_PER_CHECK {
                 n_unchecked = 0;
@@ -199,7 +198,7 @@ impl Selected {
 struct Scratch {
     buffers: Vec<RunBuffer>,
     hints: Hints,
-    last: LastPlan,
+    last: LastPlans,
 }
 
 impl SelectedSeries for Selected {
@@ -214,10 +213,6 @@ impl SelectedSeries for Selected {
         }
     }
 
-    fn all_labels(&self, index: u32) -> Result<Vec<(Symbol, Symbol)>, ReadError> {
-        Ok(self.part_labels(index).to_vec())
-    }
-
     fn partitions(&self) -> &[Range<u32>] {
         &self.partitions
     }
@@ -228,7 +223,7 @@ impl SelectedSeries for Selected {
         let mut scratch = spare.unwrap_or_else(|| Scratch {
             buffers: std::iter::repeat_with(RunBuffer::default).take(self.parts.len()).collect(),
             hints: Hints::new(self.read.histograms, self.read.mint),
-            last: LastPlan::default(),
+            last: LastPlans::default(),
         });
         let first = self.partitions.partition_point(|partition| partition.end <= range.start);
         for partition in &self.partitions[first..] {

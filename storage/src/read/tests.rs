@@ -83,7 +83,8 @@ impl Part for MemoryPart {
             .into_iter()
             .map(|(labels, samples)| {
                 let symbols = cx.symbols();
-                let pairs = labels.iter().map(|(n, v)| (symbols.intern(n), symbols.intern(v))).collect();
+                let kept = labels.iter().filter(|(name, _)| select.labels.keeps(name));
+                let pairs = kept.map(|(n, v)| (symbols.intern(n), symbols.intern(v))).collect();
                 let times: Vec<i64> = samples.keys().copied().collect();
                 let column = columns.entry(times.clone()).or_insert_with(|| Arc::new(times));
                 (pairs, Arc::clone(column), samples.values().cloned().collect())
@@ -456,10 +457,24 @@ fn projection_keeps_or_drops_labels() {
         store.select(&Select { labels: Projection::Without(&names), ..everything(&[]) }, &cx).unwrap();
     assert_eq!(labels_of(only.labels(1), cx.symbols()).to_string(), "{instance=\"y\"}");
     assert_eq!(labels_of(without.labels(0), cx.symbols()).to_string(), "{__name__=\"a\"}");
-    let all = only.all_labels(1).unwrap();
-    assert_eq!(labels_of(&all, cx.symbols()).to_string(), "{__name__=\"b\", instance=\"y\"}");
     assert_eq!(only.warnings(), ["block 7 is missing"]);
     assert_eq!(store.time_range(), Some((1, 1)));
+}
+
+#[test]
+fn series_of_several_parts_are_told_apart_by_labels_that_are_dropped() {
+    let parts = [
+        MemoryPart::new(1, vec![float_series("a", "x", &[1]), float_series("b", "x", &[1])], 9),
+        MemoryPart::new(2, vec![float_series("a", "x", &[2]), float_series("c", "x", &[1])], 9),
+    ];
+    let cx = Unlimited::default();
+    let names = ["instance".to_owned()];
+    let projected = Select { labels: Projection::Only(&names), ..everything(&[]) };
+    let selected = snapshot(shared(&parts), Bounds::default()).select(&projected, &cx).unwrap();
+    assert_eq!(selected.len(), 3);
+    for at in 0..3 {
+        assert_eq!(labels_of(selected.labels(at), cx.symbols()).to_string(), "{instance=\"x\"}");
+    }
 }
 
 /// Hints of the histograms of one series that lies in these parts.

@@ -12,7 +12,7 @@ use super::shard::{SeriesCopy, TableShard};
 use super::{TableSet, registry::RegistryShard};
 use crate::error::StorageError;
 use crate::index::{Postings, matching, resolve};
-use crate::part::{ExemplarSink, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use crate::part::{ExemplarSink, KeptNames, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
 use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{Estimate, QueryContext, Stop};
@@ -140,6 +140,10 @@ impl Part for TablePart {
         let mut found: Vec<Option<Selected>> = Vec::new();
         let mut labels: Vec<(u32, u32)> = Vec::new();
         let mut charged = 0;
+        let kept = {
+            let interner = self.table.registry.interner.read();
+            KeptNames::new(select.labels, |name| Ok::<_, StorageError>(interner.get(name)))?
+        };
         self.matching(select, cx, |view, postings| {
             let before = (found.len(), labels.len());
             for ordinal in postings.iter() {
@@ -150,7 +154,7 @@ impl Part for TablePart {
                 let slot = view.shard.series()[ordinal as usize].slot;
                 let series = self.table.registry.handle(view.index, slot, view.registry);
                 let start = labels.len();
-                labels.extend(view.registry.labels(slot));
+                kept.extend(&mut labels, view.registry.labels(slot));
                 let index = found.len() as u32;
                 unsorted.push(Unsorted { shard: view.index as u32, ordinal, series, index });
                 found.push(Some(Selected {

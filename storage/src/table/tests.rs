@@ -10,7 +10,7 @@ use chronolith_model::append::{
 };
 use chronolith_model::histogram::{Histogram, IntHistogram, Span};
 use chronolith_model::matcher::MatchOp;
-use chronolith_model::queryable::{HistogramNeed, QueryContext, Unlimited};
+use chronolith_model::queryable::{HistogramNeed, Projection, QueryContext, Unlimited};
 use chronolith_model::sample::stale_nan;
 use chronolith_model::{Labels, Matcher};
 use std::collections::BTreeMap;
@@ -142,7 +142,7 @@ fn contents(set: &TableSet) -> Contents {
 
 fn read_part(part: &dyn Part, matchers: &[Matcher], mint: i64, maxt: i64, all: &mut Contents) {
     let cx = Unlimited::default();
-    let series = part.select(&PartSelect { matchers, mint, maxt }, &cx).unwrap();
+    let series = part.select(&PartSelect { matchers, mint, maxt, labels: Projection::All }, &cx).unwrap();
     let mut runs = RunBuffer::default();
     let read = PartRead {
         mint,
@@ -330,7 +330,7 @@ fn matchers_select_from_tables_and_labels_are_listed() {
     let cx = Unlimited::default();
     let values = |matchers: &[Matcher]| {
         let mut values = Vec::new();
-        let select = PartSelect { matchers, mint: 0, maxt: 100 };
+        let select = PartSelect { matchers, mint: 0, maxt: 100, labels: Projection::All };
         part.label_values("job", &select, &cx, &mut |value| values.push(value.to_owned())).unwrap();
         values.sort();
         values.dedup();
@@ -339,11 +339,15 @@ fn matchers_select_from_tables_and_labels_are_listed() {
     assert_eq!(values(&[]), ["a", "b"]);
     assert_eq!(values(&[Matcher::equal("__name__", "down")]), ["b"]);
     let mut names = Vec::new();
-    let select = PartSelect { matchers: &[], mint: 0, maxt: 100 };
+    let select = PartSelect { matchers: &[], mint: 0, maxt: 100, labels: Projection::All };
     part.label_names(&select, &cx, &mut |name| names.push(name.to_owned())).unwrap();
     names.sort();
     names.dedup();
     assert_eq!(names, ["__name__", "job"]);
+    for (kept, n_labels) in [(Projection::Only(&names[1..]), 1), (Projection::Without(&names), 0)] {
+        let series = part.select(&PartSelect { labels: kept, ..select }, &cx).unwrap();
+        assert!((0..series.len()).all(|at| series.labels(at).len() == n_labels), "{kept:?}");
+    }
 }
 
 #[test]
@@ -390,7 +394,7 @@ fn exemplars_and_metadata_survive_a_restart() {
     let set = open(dir.path());
     assert_eq!(set.metadata(), [("up".to_owned(), vec![metadata])]);
     let mut found = Vec::new();
-    let select = PartSelect { matchers: &[], mint: 0, maxt: 100 };
+    let select = PartSelect { matchers: &[], mint: 0, maxt: 100, labels: Projection::All };
     let part = set.pins().remove(0);
     part.exemplars(&select, &Unlimited::default(), &mut |_, all| found.extend_from_slice(all)).unwrap();
     assert_eq!(found, [exemplar(10), exemplar(11)]);

@@ -13,7 +13,7 @@ use chronolith_model::Labels;
 use chronolith_model::append::Exemplar;
 use chronolith_model::labels::block_order;
 use chronolith_model::matcher::MatchOp;
-use chronolith_model::queryable::{Floats, LabelQuery, SampleBatch, Select, Snapshot};
+use chronolith_model::queryable::{Floats, LabelQuery, Projection, SampleBatch, Select, Snapshot};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -387,6 +387,26 @@ impl QueryContext for Counting {
     }
 }
 
+#[test]
+fn a_block_gives_the_labels_that_are_asked_for() {
+    let labels = Labels::from_pairs([("__name__", "up"), ("instance", "x"), ("job", "b")]).unwrap();
+    let (kv, header) = written(1, &BTreeMap::from([(labels, Samples::from([(1, 1.0)]))]));
+    let block = open(kv, &header);
+    let cx = chronolith_model::queryable::Unlimited::default();
+    let names = ["job".to_owned(), "unknown".to_owned()];
+    let texts = |labels: Projection<'_>| -> Vec<(String, String)> {
+        let select = PartSelect { matchers: &[], mint: 0, maxt: 10, labels };
+        let series = Part::select(&block, &select, &cx).unwrap();
+        let text = |symbol| cx.symbols().resolve(symbol).to_string();
+        series.labels(0).iter().map(|&(name, value)| (text(name), text(value))).collect()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(texts(Projection::Only(&names)), [pair("job", "b")]);
+    assert_eq!(texts(Projection::Only(&[])), []);
+    assert_eq!(texts(Projection::Without(&names)), [pair("__name__", "up"), pair("instance", "x")]);
+    assert_eq!(texts(Projection::All).len(), 3);
+}
+
 /// Charging a large step for each block at once refused queries over thousands of small blocks.
 #[test]
 fn a_small_block_charges_little() {
@@ -394,7 +414,8 @@ fn a_small_block_charges_little() {
     let (kv, header) = written(1, &BTreeMap::from([(labels, Samples::from([(1, 1.0)]))]));
     let block = open(kv, &header);
     let cx = Counting::default();
-    let select = PartSelect { matchers: &[Matcher::equal("job", "b")], mint: 0, maxt: 10 };
+    let select =
+        PartSelect { matchers: &[Matcher::equal("job", "b")], mint: 0, maxt: 10, labels: Projection::All };
     assert_eq!(Part::select(&block, &select, &cx).unwrap().len(), 1);
     assert!(cx.charged.into_inner() < 1024);
 }
