@@ -223,32 +223,35 @@ impl<'a> Reader<'a> {
         self.at = at;
     }
 
-    /// A field with this tag that holds a double (1), left out if it is zero, and a varint (2) and nothing else, in
-    /// the form in which all senders write them; anything else is left where it is, and so is the last of a body.
+    /// A field as [`double_and_integer`] takes it; anything else is left where it is.
     #[inline]
     pub fn double_and_integer(&mut self, tag: u8) -> Option<(f64, u64)> {
-        const FIRST: u8 = 1 << 3 | FIXED64;
-        const SECOND: u8 = 2 << 3 | VARINT;
-        // Eight bytes are read at once, also where the message ends before.
-        let (head, rest) = self.body[self.at..].split_first_chunk::<3>()?;
-        let length = usize::from(head[1]);
-        let (double, n_varint, varint) = match head[2] {
-            FIRST => {
-                let (double, rest) = rest.split_first_chunk::<8>()?;
-                let (second, rest) = rest.split_first()?;
-                // Tag and double take nine bytes, the tag of the varint one.
-                (f64::from_le_bytes(*double), length.checked_sub(10)?, (*second == SECOND).then_some(rest)?)
+        let (found, rest) = double_and_integer(&self.body[self.at..self.end], tag)?;
+        self.at = self.end - rest.len();
+        Some(found)
+    }
+
+    /// What a field with this tag of one byte and a length of one or two holds, and where the next one begins. It is
+    /// not passed over yet.
+    #[inline]
+    pub fn peek_short(&self, tag: u8) -> Option<(&'a [u8], usize)> {
+        let rest = &self.body[self.at..self.end];
+        let (length, start) = match *rest {
+            [found, length, ..] if found == tag && length < 0x80 => (usize::from(length), 2),
+            [found, low, high, ..] if found == tag && high < 0x80 => {
+                (usize::from(low & 0x7f) | usize::from(high) << 7, 3)
             }
-            SECOND => (0.0, length.checked_sub(1)?, rest),
             _ => return None,
         };
-        let value = varint_of(varint, n_varint)?;
-        let next = self.at + 2 + length;
-        if head[0] != tag || next > self.end {
-            return None;
-        }
+        let content = rest.get(start..start + length)?;
+        Some((content, self.at + start + length))
+    }
+
+    /// Goes on where [`Self::peek_short`] said.
+    #[inline]
+    pub fn pass_to(&mut self, next: usize) {
+        debug_assert!((self.at..=self.end).contains(&next));
         self.at = next;
-        Some((double, value))
     }
 
     /// Appends the texts of fields that begin with this tag of one byte and a length of one byte, as long as they
@@ -269,40 +272,6 @@ impl<'a> Reader<'a> {
             rest = behind;
         }
         true
-    }
-
-    /// Packed numbers of 32 bits; what is above is cut off. Gives the greatest, 0 if there are none.
-    #[inline]
-    pub fn packed_u32(
-        &mut self,
-        tag: Tag,
-        field: &'static str,
-        out: &mut Vec<u32>,
-    ) -> Result<u32, DecodeError> {
-        if tag.wire_type == VARINT {
-            let number = self.varint()? as u32;
-            out.push(number);
-            return Ok(number);
-        }
-        let mut packed = self.message(tag, field)?;
-        out.reserve(packed.end - packed.at);
-        let mut greatest = 0;
-        loop {
-            let number = match packed.body[packed.at..packed.end] {
-                [first, ..] if first < 0x80 => {
-                    packed.at += 1;
-                    u32::from(first)
-                }
-                [first, second, ..] if second < 0x80 => {
-                    packed.at += 2;
-                    u32::from(first & 0x7f) | u32::from(second) << 7
-                }
-                [] => return Ok(greatest),
-                _ => packed.varint()? as u32,
-            };
-            greatest = greatest.max(number);
-            out.push(number);
-        }
     }
 
     /// A repeated integer, packed or not: appends what `map` makes of each.
@@ -375,15 +344,35 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The varint of 1 to 8 bytes at the start of at least eight bytes, if it is just so long.
+/// The field at the front with this tag that holds a double (1), left out if it is zero, and a varint (2) and nothing
+/// else, in the form in which all senders write them; and what follows.
 #[inline]
-fn varint_of(bytes: &[u8], length: usize) -> Option<u64> {
-    const MORE: u64 = 0x8080_8080_8080_8080;
-    let raw = u64::from_le_bytes(*bytes.first_chunk::<8>()?);
-    if !(1..=8).contains(&length) {
+pub(super) fn double_and_integer(bytes: &[u8], tag: u8) -> Option<((f64, u64), &[u8])> {
+    const FIRST: u8 = 1 << 3 | FIXED64;
+    const SECOND: u8 = 2 << 3 | VARINT;
+    let [found, length, first, ..] = *bytes else { return None };
+    let (field, rest) = bytes.split_at_checked(2 + usize::from(length))?;
+    let (double, n_varint) = match first {
+        FIRST => {
+            let (double, varint) = field.get(3..)?.split_first_chunk::<8>()?;
+            let (second, varint) = varint.split_first()?;
+            (f64::from_le_bytes(*double), (*second == SECOND).then_some(varint.len())?)
+        }
+        SECOND => (0.0, field.len().checked_sub(3)?),
+        _ => return None,
+    };
+    if found != tag || !(1..=8).contains(&n_varint) {
         return None;
     }
-    let raw = raw & (u64::MAX >> (64 - 8 * length));
+    // The last eight bytes of the field, without those before the varint.
+    let raw = u64::from_le_bytes(*field.last_chunk::<8>()?) >> (64 - 8 * n_varint);
+    Some(((double, varint_of(raw, n_varint)?), rest))
+}
+
+/// The value of a varint whose 1 to 8 bytes these are.
+#[inline]
+fn varint_of(raw: u64, length: usize) -> Option<u64> {
+    const MORE: u64 = 0x8080_8080_8080_8080;
     // All bytes but the last say that another one follows.
     if raw & MORE != MORE & ((1 << (8 * (length - 1))) - 1) {
         return None;
@@ -393,6 +382,29 @@ fn varint_of(bytes: &[u8], length: usize) -> Option<u64> {
     let x = (x & 0x007f_007f_007f_007f) | (x & 0x7f00_7f00_7f00_7f00) >> 1;
     let x = (x & 0x0000_3fff_0000_3fff) | (x & 0x3fff_0000_3fff_0000) >> 2;
     Some((x & 0x0fff_ffff) | (x & 0x0fff_ffff_0000_0000) >> 4)
+}
+
+/// Packed numbers of one or two bytes each, into at least as many places as there are bytes; how many there are, and the
+/// greatest. `None` if one is longer.
+#[inline]
+pub(super) fn short_numbers(packed: &[u8], out: &mut [u32]) -> Option<(usize, u32)> {
+    let mut bytes = packed.iter();
+    let (mut count, mut greatest) = (0, 0);
+    for place in out {
+        let Some(&first) = bytes.next() else { break };
+        let mut number = u32::from(first);
+        if first >= 0x80 {
+            let second = *bytes.next()?;
+            if second >= 0x80 {
+                return None;
+            }
+            number = number & 0x7f | u32::from(second) << 7;
+        }
+        greatest = greatest.max(number);
+        *place = number;
+        count += 1;
+    }
+    Some((count, greatest))
 }
 
 pub(super) fn unzigzag(value: u64) -> i64 {
@@ -501,7 +513,13 @@ mod tests {
                 let end = body.len();
                 body.extend_from_slice(&[0xff; 8]);
                 let mut reader = Reader { end, ..Reader::new(&body, "test") };
-                let (value, integer) = reader.double_and_integer(2 << 3 | BYTES).unwrap();
+                let found = reader.double_and_integer(2 << 3 | BYTES);
+                // Less than the eight bytes that are read at once is left to the general way.
+                if end < 8 {
+                    assert_eq!((found, reader.at()), (None, 0));
+                    continue;
+                }
+                let (value, integer) = found.unwrap();
                 assert_eq!((value.to_bits(), integer), (f64::to_bits(double), number));
                 assert!(reader.is_done());
                 // Of a message that ends earlier nothing is read, nor of one of another tag or form.

@@ -237,8 +237,8 @@ fn take(ready: &Ready, message: Message, body: &[u8], buffers: &mut Buffers) -> 
         buffers.decompressed.truncate(KEPT_BUFFER_BYTES);
         buffers.decompressed.shrink_to(KEPT_BUFFER_BYTES);
     }
-    buffers.symbols.clear();
     if buffers.symbols.capacity() > KEPT_BUFFER_BYTES / size_of::<u32>() {
+        buffers.symbols.truncate(KEPT_BUFFER_BYTES / size_of::<u32>());
         buffers.symbols.shrink_to(KEPT_BUFFER_BYTES / size_of::<u32>());
     }
     taken

@@ -8,7 +8,8 @@
 
 use super::histograms::{HistogramDecoder, put_histogram, retain_valid};
 use super::protobuf::{
-    BYTES, DecodeError, DecodeErrorKind, Reader, put_bytes, put_double, put_integer, put_message, put_packed,
+    BYTES, DecodeError, DecodeErrorKind, Reader, double_and_integer, put_bytes, put_double, put_integer,
+    put_message, put_packed, short_numbers,
 };
 use super::v1::{batch_labels, metric_type_of};
 use super::{Rejected, exemplar, series_text};
@@ -24,7 +25,7 @@ use std::ops::Range;
 const USUAL_SERIES_BYTES: usize = 48;
 
 /// Decodes a decompressed request into an empty batch. `refs` receives the symbol numbers of all
-/// series, which the keys of the batch borrow; its memory can be reused for the next request.
+/// series, which the keys of the batch borrow; it can be reused for the next request as it is.
 ///
 /// Series come in the order of the request. Those whose numbers reach beyond the symbols, that have an
 /// odd count of them, use text that is not UTF-8, or have neither sample nor histogram, are left out
@@ -41,33 +42,38 @@ pub fn decode<'a>(
     batch: &mut AppendBatch<'a>,
 ) -> Result<Rejected, DecodeError> {
     *batch = AppendBatch::default();
-    refs.clear();
     let invalid_symbols = symbols(body, &mut batch.symbols)?;
     let mut decoder = Decoder {
         batch,
-        refs,
+        refs: Numbers { room: refs, len: 0 },
         key_ranges: Vec::new(),
         invalid_symbols,
         known_metadata: HashSet::new(),
         rejected: Rejected::default(),
         histograms: HistogramDecoder::new(body.len()),
+        scratch: Vec::new(),
     };
     let mut reader = Reader::new(body, "request");
     let room = body.len() / USUAL_SERIES_BYTES;
     decoder.batch.series.reserve(room);
     decoder.batch.samples.reserve(room);
     decoder.key_ranges.reserve(room);
-    while let Some(tag) = reader.tag()? {
+    loop {
+        decoder.usual_series(&mut reader);
+        let Some(tag) = reader.tag()? else { break };
         match tag.number {
             5 => decoder.series(reader.message(tag, "timeseries")?)?,
             // The fields of 1.0, which 2.0 leaves free so that this can be told.
             1 | 3 => return Err(reader.error(DecodeErrorKind::OtherVersion("1.0"))),
-            _ => reader.skip(tag)?,
+            _ => {
+                reader.skip(tag)?;
+                reader.skip_short_fields(4 << 3 | BYTES);
+            }
         }
     }
     let Decoder { batch, refs, key_ranges, rejected, .. } = decoder;
     // The keys can be lent out only now that the list has stopped growing.
-    let refs: &'a [u32] = refs;
+    let refs: &'a [u32] = refs.room;
     for (series, range) in batch.series.iter_mut().zip(key_ranges) {
         series.key = SeriesKey::Symbols(&refs[range]);
     }
@@ -109,7 +115,7 @@ fn symbols<'a>(body: &'a [u8], symbols: &mut Vec<&'a str>) -> Result<HashSet<u32
 
 struct Decoder<'b, 'a> {
     batch: &'b mut AppendBatch<'a>,
-    refs: &'a mut Vec<u32>,
+    refs: Numbers<'a>,
     /// For each series of the batch, its part of `refs`.
     key_ranges: Vec<Range<usize>>,
     invalid_symbols: HashSet<u32>,
@@ -117,6 +123,36 @@ struct Decoder<'b, 'a> {
     known_metadata: HashSet<(&'a str, RawMetadata)>,
     rejected: Rejected,
     histograms: HistogramDecoder,
+    /// Numbers of the series that is being read.
+    scratch: Vec<u32>,
+}
+
+/// A list that grows within room that is kept from request to request, and so is cleared but once.
+struct Numbers<'a> {
+    room: &'a mut Vec<u32>,
+    len: usize,
+}
+
+impl Numbers<'_> {
+    /// Those from a position on.
+    fn since(&self, start: usize) -> &[u32] {
+        &self.room[start..self.len]
+    }
+
+    /// Places for so many more.
+    #[inline]
+    fn places(&mut self, count: usize) -> &mut [u32] {
+        let end = self.len + count;
+        if end > self.room.len() {
+            self.room.resize(end.max(2 * self.room.len()), 0);
+        }
+        &mut self.room[self.len..end]
+    }
+
+    fn extend(&mut self, numbers: &[u32]) {
+        self.places(numbers.len()).copy_from_slice(numbers);
+        self.len += numbers.len();
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -135,25 +171,66 @@ struct Mark {
 }
 
 impl<'a> Decoder<'_, 'a> {
+    /// Takes series as long as they have the form in which nearly all are written; any other is left to [`Self::series`].
+    fn usual_series(&mut self, reader: &mut Reader<'a>) {
+        while let Some((content, next)) = reader.peek_short(5 << 3 | BYTES) {
+            if self.usual(content).is_none() {
+                break;
+            }
+            reader.pass_to(next);
+        }
+    }
+
+    /// Takes a series of labels, then samples without a start timestamp and nothing else, in short fields and without
+    /// a fault. `None`, and nothing is taken, if it is anything else.
+    #[inline]
+    fn usual(&mut self, content: &[u8]) -> Option<()> {
+        let [tag, length, rest @ ..] = content else { return None };
+        if *tag != 1 << 3 | BYTES || *length >= 0x80 || !self.invalid_symbols.is_empty() {
+            return None;
+        }
+        let (packed, mut rest) = rest.split_at_checked(usize::from(*length))?;
+        let (count, greatest) = short_numbers(packed, self.refs.places(packed.len()))?;
+        if !count.is_multiple_of(2) || greatest as usize >= self.batch.symbols.len() {
+            return None;
+        }
+        let first = self.batch.samples.len();
+        while let Some(((value, timestamp), behind)) = double_and_integer(rest, 2 << 3 | BYTES) {
+            let timestamp = timestamp.cast_signed();
+            self.batch.samples.push(Sample { timestamp, value, start_timestamp: 0 });
+            rest = behind;
+        }
+        let last = self.batch.samples.len();
+        if !rest.is_empty() || first == last {
+            self.batch.samples.truncate(first);
+            return None;
+        }
+        let n_histograms = self.batch.histograms.len() as u32;
+        let n_exemplars = self.batch.exemplars.len() as u32;
+        self.key_ranges.push(self.refs.len..self.refs.len + count);
+        self.refs.len += count;
+        self.batch.series.push(BatchSeries {
+            key: SeriesKey::Symbols(&[]),
+            samples: first as u32..last as u32,
+            histograms: n_histograms..n_histograms,
+            exemplars: n_exemplars..n_exemplars,
+        });
+        Some(())
+    }
+
     fn series(&mut self, mut reader: Reader<'a>) -> Result<(), DecodeError> {
         let mark = Mark {
-            refs: self.refs.len(),
+            refs: self.refs.len,
             samples: self.batch.samples.len(),
             histograms: self.batch.histograms.len(),
             exemplars: self.batch.exemplars.len(),
         };
         let mut metadata = RawMetadata::default();
-        let mut greatest = 0;
+        self.scratch.clear();
         while let Some(tag) = reader.tag()? {
             match tag.number {
-                1 => {
-                    greatest = greatest.max(reader.packed_u32(tag, "timeseries.labels_refs", self.refs)?);
-                    // What nearly always follows: samples without a start timestamp.
-                    while let Some((value, timestamp)) = reader.double_and_integer(2 << 3 | BYTES) {
-                        let timestamp = timestamp.cast_signed();
-                        self.batch.samples.push(Sample { timestamp, value, start_timestamp: 0 });
-                    }
-                }
+                1 => reader
+                    .integers(tag, "timeseries.labels_refs", &mut self.scratch, |number| number as u32)?,
                 2 => {
                     let sample = sample(reader.message(tag, "timeseries.samples")?)?;
                     self.batch.samples.push(sample);
@@ -167,13 +244,14 @@ impl<'a> Decoder<'_, 'a> {
                 _ => reader.skip(tag)?,
             }
         }
-        if let Err(reason) = self.check(&mark, greatest, metadata) {
+        self.refs.extend(&self.scratch);
+        if let Err(reason) = self.check(&mark, metadata) {
             self.reject(&mark, reason);
             return Ok(());
         }
         self.metadata(&mark, metadata);
         self.check_histograms(&mark);
-        self.key_ranges.push(mark.refs..self.refs.len());
+        self.key_ranges.push(mark.refs..self.refs.len);
         self.batch.series.push(BatchSeries {
             key: SeriesKey::Symbols(&[]),
             samples: mark.samples as u32..self.batch.samples.len() as u32,
@@ -183,12 +261,11 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Whether the numbers of a series, of which this is the greatest, make sense and there is something to store.
-    fn check(&self, mark: &Mark, greatest: u32, metadata: RawMetadata) -> Result<(), String> {
-        let refs = &self.refs[mark.refs..];
+    /// Whether the numbers of a series make sense and there is something to store.
+    fn check(&self, mark: &Mark, metadata: RawMetadata) -> Result<(), String> {
+        let refs = self.refs.since(mark.refs);
         let n_symbols = self.batch.symbols.len();
-        self.check_refs(refs, greatest)
-            .map_err(|reason| format!("parsing labels for series {refs:?}: {reason}"))?;
+        self.check_refs(refs).map_err(|reason| format!("parsing labels for series {refs:?}: {reason}"))?;
         for (what, number) in [("unit_ref", metadata.unit), ("help_ref", metadata.help)] {
             if number as usize >= n_symbols {
                 return Err(format!(
@@ -213,19 +290,16 @@ impl<'a> Decoder<'_, 'a> {
         retain_valid(&mut self.batch.histograms, mark.histograms, |reason| reasons.push(reason));
         self.rejected.histograms += reasons.len() as u64;
         for reason in reasons {
-            let pairs = self.pairs(&self.refs[mark.refs..]);
+            let pairs = self.pairs(self.refs.since(mark.refs));
             self.rejected.because(|| format!("{reason} for series {}", series_text(&pairs)));
         }
     }
 
-    fn check_refs(&self, refs: &[u32], greatest: u32) -> Result<(), String> {
+    fn check_refs(&self, refs: &[u32]) -> Result<(), String> {
         if !refs.len().is_multiple_of(2) {
             return Err(format!("invalid labelRefs length {}", refs.len()));
         }
         let n_symbols = self.batch.symbols.len();
-        if (greatest as usize) < n_symbols && self.invalid_symbols.is_empty() {
-            return Ok(());
-        }
         for (i, &number) in refs.iter().enumerate() {
             let what = if i % 2 == 0 { "name" } else { "value" };
             if number as usize >= n_symbols {
@@ -248,7 +322,7 @@ impl<'a> Decoder<'_, 'a> {
         self.rejected.histograms += (self.batch.histograms.len() - mark.histograms) as u64;
         self.rejected.exemplars += (self.batch.exemplars.len() - mark.exemplars) as u64;
         self.rejected.because(|| reason);
-        self.refs.truncate(mark.refs);
+        self.refs.len = mark.refs;
         self.batch.samples.truncate(mark.samples);
         self.batch.histograms.truncate(mark.histograms);
         self.batch.exemplars.truncate(mark.exemplars);
@@ -271,8 +345,7 @@ impl<'a> Decoder<'_, 'a> {
                 _ => reader.skip(tag)?,
             }
         }
-        let checked = self.check_refs(&refs, refs.iter().copied().max().unwrap_or(0));
-        match checked.and_then(|()| exemplar(&self.pairs(&refs), value, timestamp)) {
+        match self.check_refs(&refs).and_then(|()| exemplar(&self.pairs(&refs), value, timestamp)) {
             Ok(exemplar) => self.batch.exemplars.push(exemplar),
             Err(reason) => {
                 self.rejected.exemplars += 1;
@@ -286,7 +359,7 @@ impl<'a> Decoder<'_, 'a> {
         if metadata == RawMetadata::default() {
             return;
         }
-        let refs = &self.refs[mark.refs..];
+        let refs = self.refs.since(mark.refs);
         let name = refs
             .chunks_exact(2)
             .find(|pair| self.batch.symbols[pair[0] as usize] == METRIC_NAME)
