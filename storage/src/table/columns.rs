@@ -125,6 +125,19 @@ impl Columns {
         }
     }
 
+    /// Where in a stretch a time is, if it is there.
+    pub fn find(&self, position: Position, time: i64) -> Option<usize> {
+        let (first, count) = (position.first as usize, position.count as usize);
+        match &self.columns.get(position.column as usize)?.times {
+            Times::Shared(times) => times[first..][..count].binary_search(&time).ok(),
+            Times::Private(deltas) => {
+                let (at, found) =
+                    deltas.iter().skip(first).take(count).enumerate().find(|&(_, found)| found >= time)?;
+                (found == time).then_some(at)
+            }
+        }
+    }
+
     /// The first time of a stretch.
     pub fn first_time(&self, position: Position) -> Option<i64> {
         if position.count == 0 {

@@ -331,7 +331,7 @@ impl PartSeries for TableSeries {
                     histogram_before: true,
                     charge: &mut |size_bytes| charged.charge(size_bytes),
                 };
-                append_runs(&one.copy, one.shard, &shard, &mut columns, &mut wanted, out)?;
+                append_runs(one.copy.held(), one.shard, &shard, &mut columns, &mut wanted, out)?;
             }
             // Copies of columns stay.
             charged.size_bytes -= columns.charged_bytes() - copied_bytes;

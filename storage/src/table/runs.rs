@@ -2,7 +2,7 @@
 //! samples.
 
 use super::columns::{CopiedColumns, Position};
-use super::shard::{Extra, SeriesCopy, TableShard, Value};
+use super::shard::{Extra, Held, TableShard, Value};
 use crate::chunk::histogram::same_layout;
 use crate::chunk::open::OpenChunk;
 use crate::log::histogram as histogram_bytes;
@@ -38,19 +38,19 @@ pub struct Wanted<'w> {
 /// # Errors
 /// What `charge` says when there are too many.
 pub fn append_runs(
-    copy: &SeriesCopy,
+    held: Held<'_>,
     shard_index: u32,
     shard: &TableShard,
     columns: &mut CopiedColumns,
     wanted: &mut Wanted<'_>,
     out: &mut RunBuffer,
 ) -> Result<(), Stop> {
-    match &copy.extra {
-        None => append_chunks(&[], copy.open, None, shard_index, shard, columns, wanted, out),
+    match held.extra {
+        None => append_chunks(&[], held.open, None, shard_index, shard, columns, wanted, out),
         Some(extra) if extra.late.is_empty() && extra.histograms.is_empty() => {
-            append_chunks(&extra.closed, copy.open, Some(extra), shard_index, shard, columns, wanted, out)
+            append_chunks(&extra.closed, held.open, Some(extra), shard_index, shard, columns, wanted, out)
         }
-        Some(extra) => append_mixed(extra, copy.open, shard, wanted, out),
+        Some(extra) => append_mixed(extra, held.open, shard, wanted, out),
     }
 }
 

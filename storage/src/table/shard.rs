@@ -124,6 +124,22 @@ pub struct SeriesCopy {
     pub extra: Option<Box<Extra>>,
 }
 
+/// What a series holds: lent by its shard, or by a copy.
+#[derive(Clone, Copy)]
+pub struct Held<'s> {
+    /// Newest chunk.
+    pub open: (OpenChunk, Position),
+    /// What few series have.
+    pub extra: Option<&'s Extra>,
+}
+
+impl SeriesCopy {
+    /// What the series held.
+    pub fn held(&self) -> Held<'_> {
+        Held { open: self.open, extra: self.extra.as_deref() }
+    }
+}
+
 impl Series {
     /// Bytes of the shard's arena that the open chunk holds.
     pub fn arena_bytes(&self) -> usize {
@@ -309,7 +325,7 @@ impl TableShard {
         let open = (series.chunk, series.position);
         let closed = extra.map_or(&[][..], |extra| &extra.closed);
         closed.iter().chain([&open]).rev().find_map(|(chunk, position)| {
-            let at = self.columns.times(*position).binary_search(&timestamp).ok()?;
+            let at = self.columns.find(*position, timestamp)?;
             // The usual retry repeats the newest sample.
             let last = chunk.last().filter(|_| at + 1 == chunk.len());
             let value = last.or(chunk.constant()).unwrap_or_else(|| {
@@ -388,11 +404,16 @@ impl TableShard {
         self.log_segment += u32::from(last_of_segment);
     }
 
+    /// What a series holds, as long as the shard is locked.
+    pub fn held(&self, ordinal: u32) -> Held<'_> {
+        let series = &self.series[ordinal as usize];
+        Held { open: (series.chunk, series.position), extra: self.extra(series) }
+    }
+
     /// What a series holds now.
     pub fn copy(&self, ordinal: u32) -> SeriesCopy {
-        let series = &self.series[ordinal as usize];
-        let extra = self.extra(series).map(|extra| Box::new(extra.clone()));
-        SeriesCopy { open: (series.chunk, series.position), extra }
+        let Held { open, extra } = self.held(ordinal);
+        SeriesCopy { open, extra: extra.map(|extra| Box::new(extra.clone())) }
     }
 
     /// First and last time of a series, `None` if it has no sample.

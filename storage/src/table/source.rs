@@ -176,8 +176,9 @@ impl BlockSource for TableSource {
                 histogram_before: false,
                 charge: &mut |_| Ok(()),
             };
-            let copy = shard.copy(ordinal);
-            append_runs(&copy, shard_index, &shard, &mut self.columns, &mut wanted, &mut series.samples)?;
+            // Not a copy: of a series with many late samples each block would take them all.
+            let held = shard.held(ordinal);
+            append_runs(held, shard_index, &shard, &mut self.columns, &mut wanted, &mut series.samples)?;
             if series.samples.runs.is_empty() {
                 continue;
             }
