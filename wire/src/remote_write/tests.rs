@@ -462,6 +462,64 @@ fn v2_series_that_make_no_sense_are_left_out_and_named() {
 }
 
 #[test]
+fn v2_series_in_their_usual_form_are_read_as_in_any_form() {
+    // Numbers of one, two and three bytes, many, few, an odd count and one too large; values that are left out.
+    let symbols: Vec<String> =
+        (0..20_000).map(|i| if i == 0 { String::new() } else { format!("s{i}") }).collect();
+    let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
+    let refs = [
+        vec![1, 2],
+        vec![127, 128, 16_383, 1, 300, 2],
+        vec![5, 16_400, 3, 17_000],
+        (100..200).collect(),
+        vec![1],
+        vec![1, 20_000],
+        vec![],
+    ];
+    let samples = [
+        vec![],
+        vec![sample(1.5, 1_700_000_000_000)],
+        vec![sample(0.0, 1_700_000_000_000), sample(-0.0, 1)],
+        vec![sample(f64::NAN, -1)],
+        vec![sample(2.0, 0)],
+        vec![sample(1.0, 1_700_000_000_000), proto::Sample { start_timestamp: 9, ..sample(1.0, 10) }],
+    ];
+    let all: Vec<proto::v2::TimeSeries> = refs
+        .iter()
+        .flat_map(|refs| samples.iter().map(move |samples| (refs.clone(), samples.clone())))
+        .map(|(labels_refs, samples)| proto::v2::TimeSeries { labels_refs, samples, ..Default::default() })
+        .collect();
+    let usual = v2_request(&symbols, all.clone());
+    // A field in front that nobody knows makes each series unusual.
+    let mut unusual = v2_request(&symbols, vec![]);
+    for series in &all {
+        let content = [&[15 << 3, 1][..], &series.encode_to_vec()].concat();
+        unusual.push(5 << 3 | 2);
+        prost::encoding::encode_varint(content.len() as u64, &mut unusual);
+        unusual.extend_from_slice(&content);
+    }
+    let decoded = [usual, unusual].map(|body| {
+        let mut refs = Vec::new();
+        let mut batch = AppendBatch::default();
+        let rejected = v2::decode(&body, &mut refs, &mut batch).unwrap();
+        let keys: Vec<Vec<u32>> = batch
+            .series
+            .iter()
+            .map(|series| match series.key {
+                SeriesKey::Symbols(numbers) => numbers.to_vec(),
+                _ => panic!("symbols"),
+            })
+            .collect();
+        let ranges: Vec<_> = batch.series.iter().map(|series| series.samples.clone()).collect();
+        let samples: Vec<_> =
+            batch.samples.iter().map(|s| (s.timestamp, s.value.to_bits(), s.start_timestamp)).collect();
+        (keys, ranges, samples, rejected)
+    });
+    assert_eq!(decoded[0], decoded[1]);
+    assert_eq!((decoded[0].0.len(), decoded[0].3.series), (25, 17));
+}
+
+#[test]
 fn a_request_under_the_name_of_the_other_version_is_refused_not_passed_over() {
     // One empty series in field 1.
     let v1_body = [0x0a, 0x00];
