@@ -14,6 +14,7 @@ mod carry;
 pub mod columns;
 pub mod exemplars;
 pub mod index;
+pub mod late;
 pub mod numbers;
 pub mod open;
 pub mod order;

@@ -266,7 +266,7 @@ fn points_of(
         });
     }
     if mint <= maxt {
-        for (&time, sample) in extra.late.range(mint..=maxt) {
+        for (time, sample) in extra.late.range(mint..=maxt) {
             (wanted.charge)(size_of::<Point>() + restored_bytes(&sample.value))?;
             points.push(Point {
                 time,
@@ -306,7 +306,7 @@ fn histogram_before(
         value: PointValue::new(&point.value),
         late: false,
     });
-    let late = extra.late.range(..mint).next_back().map(|(&time, sample)| Point {
+    let late = extra.late.last_before(mint).map(|(time, sample)| Point {
         time,
         start_timestamp: sample.start_timestamp,
         value: PointValue::new(&sample.value),

@@ -4,10 +4,10 @@
 use super::columns::{Columns, Position};
 use super::exemplars::ExemplarRing;
 use super::index::MemoryIndex;
+use super::late::{Late, LateSample};
 use crate::chunk::open::{Arena, OpenChunk};
 use crate::log::record::{DefinitionsBuilder, SectionBuilder};
 use chronolith_model::append::Exemplar;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Samples of an open chunk before the next begins: what a late sample with the timestamp of another
@@ -64,22 +64,13 @@ pub struct Extra {
     /// Full chunks, by time.
     pub closed: Vec<(OpenChunk, Position)>,
     /// Samples that were older than the newest when they came.
-    pub late: BTreeMap<i64, LateSample>,
+    pub late: Late,
     /// Histograms that came in order.
     pub histograms: Vec<HistogramPoint>,
     /// From which time of floats in order on which start timestamp holds.
     pub starts: Vec<(i64, i64)>,
     /// Bits of the float that was logged last, if it came late.
     logged: Option<u64>,
-}
-
-/// A sample that came late.
-#[derive(Clone, Debug)]
-pub struct LateSample {
-    /// Float or histogram.
-    pub value: Value,
-    /// 0 if unknown.
-    pub start_timestamp: i64,
 }
 
 /// A histogram of a series.
@@ -302,10 +293,10 @@ impl TableShard {
         if let Some(there) = self.value_at(ordinal, timestamp) {
             return if there == value { Placed::Same } else { Placed::Conflict };
         }
-        // A node of the tree holds eleven entries, half of them in use.
-        self.extras_bytes += 2 * (8 + size_of::<LateSample>()) + value.size_bytes();
         self.n_histograms += u64::from(matches!(value, Value::Histogram(_)));
-        self.extra_mut(ordinal).late.insert(timestamp, LateSample { value, start_timestamp });
+        let sample = LateSample { value, start_timestamp };
+        let size_bytes = self.extra_mut(ordinal).late.insert(timestamp, sample);
+        self.extras_bytes += size_bytes;
         self.count(timestamp);
         Placed::Late
     }
@@ -315,8 +306,8 @@ impl TableShard {
         let series = &self.series[ordinal as usize];
         let extra = self.extra(series);
         if let Some(extra) = extra {
-            if let Some(late) = extra.late.get(&timestamp) {
-                return Some(late.value.clone());
+            if let Some(value) = extra.late.get(timestamp) {
+                return Some(value);
             }
             if let Ok(at) = extra.histograms.binary_search_by_key(&timestamp, |point| point.timestamp) {
                 return Some(extra.histograms[at].value.clone());
@@ -424,7 +415,7 @@ impl TableShard {
             return open.map(|first| (first, series.last));
         };
         let closed = extra.closed.first().and_then(|(_, position)| self.columns.first_time(*position));
-        let late = extra.late.first_key_value().map(|(&time, _)| time);
+        let late = extra.late.first_time();
         let histogram = extra.histograms.first().map(|point| point.timestamp);
         let first = [closed, late, histogram].into_iter().flatten().chain(open).min()?;
         // The newest sample of a series always came in order.
@@ -521,7 +512,7 @@ impl TableShard {
 
 impl Value {
     /// Heap size: of a histogram its bytes, the counts of the `Arc`, and what an allocation costs.
-    fn size_bytes(&self) -> usize {
+    pub(super) fn size_bytes(&self) -> usize {
         match self {
             Self::Float(_) => 0,
             Self::Histogram(bytes) => bytes.len() + 32,
