@@ -14,6 +14,7 @@ pub mod error;
 mod format_examples;
 pub mod index;
 pub mod kv;
+mod lock;
 pub mod log;
 mod lookups;
 pub mod metrics;

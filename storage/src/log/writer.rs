@@ -7,8 +7,8 @@
 use super::frame::{self, FileHeader, FrameHeader, FrameKind, SyncedUpTo};
 use super::fs::{LogFile, LogFs};
 use crate::error::StorageError;
+use crate::lock::Mutex;
 use crate::metrics::{Counter, DurationRecorder};
-use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

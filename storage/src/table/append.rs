@@ -9,10 +9,10 @@ use super::registry::{LastSample, RegistryShard};
 use super::set::Entered;
 use super::shard::{Placed, TableShard};
 use crate::error::AppendError;
+use crate::lock::RwLockWriteGuard;
 use crate::log::histogram as histogram_bytes;
 use crate::options::WalSync;
 use chronolith_model::append::{AppendBatch, AppendOutcome, BatchSeries, Refusal, SeriesRef};
-use parking_lot::RwLockWriteGuard;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -2,11 +2,12 @@
 
 use super::registry::Registry;
 use super::shard::TableShard;
+use crate::lock::RwLock;
 use crate::log::writer::{Drain, TableLog};
 use crate::options::Clock;
 use crate::part::Precedence;
 use chronolith_model::append::Metadata;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::OnceLock;

@@ -10,6 +10,7 @@ pub mod hasher;
 pub mod identity;
 pub mod interner;
 
+use crate::lock::RwLock;
 use aliases::Aliases;
 use chronolith_model::append::{InvalidLabels, SeriesRef};
 use chronolith_model::labels::write_labels;
@@ -17,7 +18,7 @@ use hashbrown::HashTable;
 use hasher::{Hash128, SeriesHasher};
 use identity::LabelLimits;
 use interner::Interner;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -7,9 +7,9 @@
 //! Bounded: a part that would grow beyond its share is emptied and fills again from what is sent.
 
 use super::hasher::Hash128;
+use crate::lock::{RwLock, RwLockReadGuard};
 use crate::table::reserve_tight;
 use chronolith_model::append::SeriesRef;
-use parking_lot::{RwLock, RwLockReadGuard};
 use std::hint::black_box;
 
 /// Parts with a lock each, by the top bits of the hash: growing one stops only its look-ups.

@@ -6,6 +6,7 @@
 
 use super::feed::{Frame, Frames};
 use super::series::Targets;
+use crate::lock::RwLockWriteGuard;
 use crate::log::histogram as histogram_bytes;
 use crate::log::record::{RecordSink, Samples, Section, sections};
 use crate::table::TableSet;
@@ -14,7 +15,6 @@ use crate::table::registry::LastSample;
 use crate::table::shard::{TableShard, Value};
 use chronolith_model::append::Exemplar;
 use chronolith_model::histogram::Histogram;
-use parking_lot::RwLockWriteGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Series whose samples are collected together: what tables hold of them fits into a core's own cache.
