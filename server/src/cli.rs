@@ -75,6 +75,8 @@ pub struct Settings {
     pub wal_sync_window_ms: u64,
     /// `--storage.memory-budget`
     pub memory_budget_bytes: usize,
+    /// `--storage.read-ahead`
+    pub read_ahead_bytes: usize,
     /// `--storage.max-ahead`
     pub max_ahead_ms: i64,
     /// `--limits.max-labels-per-series`
@@ -299,6 +301,7 @@ impl Reader {
             wal_sync_window_ms: positive_ms("storage.wal-sync-window", self.ms("storage.wal-sync-window"))?
                 .unsigned_abs(),
             memory_budget_bytes: self.memory_budget()?,
+            read_ahead_bytes: self.size("storage.read-ahead"),
             max_ahead_ms: self.ms("storage.max-ahead"),
             max_labels_per_series: self.positive("limits.max-labels-per-series")?,
             max_label_name_bytes: self.positive_size("limits.max-label-name-length")?,

@@ -134,9 +134,11 @@ async fn run(settings: Settings) -> Result<(), String> {
     };
     collect_storage(&state, &store);
     state.set_store(Arc::clone(&store));
-    start_scraping(&state, store)?;
+    start_scraping(&state, Arc::clone(&store))?;
     tokio::spawn(reload::run(Arc::clone(&state), reloads));
     tracing::info!("Server is ready to receive web requests.");
+    // A call that may wait for others, if only for an instant.
+    tokio::task::spawn_blocking(move || store.start_read_ahead());
 
     shutdown::requested(&state).await;
     shutdown::stop(&state, &stop_serving, serving).await
@@ -173,6 +175,7 @@ fn open(state: &State) -> Result<Arc<dyn Store>, String> {
         retention_time_ms,
         retention_size_bytes,
         memory_budget_bytes: settings.memory_budget_bytes,
+        read_ahead_bytes: settings.read_ahead_bytes,
         wal_sync: if settings.wal_sync_always { WalSync::Always } else { WalSync::Grouped },
         wal_sync_window_ms: settings.wal_sync_window_ms,
         max_ahead_ms: settings.max_ahead_ms,

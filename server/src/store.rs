@@ -57,6 +57,8 @@ pub trait Store: Queryable {
     fn cardinality(&self, limit: usize) -> Result<Cardinality, ReadError>;
     /// Counters.
     fn metrics(&self) -> StorageMetrics;
+    /// Begins to read the newest data ahead; see `Db::start_read_ahead`.
+    fn start_read_ahead(&self) {}
     /// Changes how long and how much is kept; 0 means no limit.
     fn set_retention(&self, time_ms: i64, size_bytes: u64);
     /// Flushes and closes; waits a bounded time for those who still read.
@@ -137,6 +139,10 @@ impl Store for OpenDb {
 
     fn metrics(&self) -> StorageMetrics {
         self.with(Db::metrics).unwrap_or_default()
+    }
+
+    fn start_read_ahead(&self) {
+        self.with(Db::start_read_ahead);
     }
 
     fn set_retention(&self, time_ms: i64, size_bytes: u64) {

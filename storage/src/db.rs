@@ -4,6 +4,7 @@
 //! become blocks (`seal`), blocks are merged (`compact`) and dropped (`retention`). Readers pin a
 //! version (`version`). Every change of the set of blocks happens under one mutex.
 
+mod ahead;
 mod background;
 pub mod ballast;
 mod compact;
@@ -60,6 +61,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 pub struct Db {
     inner: Arc<Inner>,
     threads: Vec<JoinHandle<()>>,
+    reader_ahead: Mutex<Option<JoinHandle<()>>>,
     syncer: Option<Syncer>,
 }
 
@@ -77,6 +79,7 @@ struct Inner {
     caches: Arc<Caches>,
     /// What queries hold of blocks.
     leases: Arc<Leases>,
+    lists: Arc<crate::read::lists::Lists>,
     ids: BlockIds,
     /// Held by whoever changes which blocks and deletions there are.
     commit: Mutex<()>,
@@ -123,7 +126,7 @@ impl Db {
         };
         let is_grouped = inner.options.wal_sync == WalSync::Grouped && inner.options.background;
         let syncer = if is_grouped { Some(inner.tables.start_syncer()?) } else { None };
-        Ok(Self { inner, threads, syncer })
+        Ok(Self { inner, threads, reader_ahead: Mutex::new(None), syncer })
     }
 
     /// Takes a batch. What the outcome counts as written is in the log; the batch is never rolled back.
@@ -237,6 +240,24 @@ impl Db {
         Ok(())
     }
 
+    /// Begins to read the newest data ahead, in a thread of its own that ends with the store.
+    pub fn start_read_ahead(&self) {
+        let mut running = self.reader_ahead.lock();
+        if self.inner.options.read_ahead_bytes == 0 || running.is_some() {
+            return;
+        }
+        match ahead::start(&self.inner) {
+            Ok(thread) => *running = Some(thread),
+            Err(error) => tracing::warn!(%error, "cannot start a thread that reads ahead"),
+        }
+    }
+
+    /// Reads the newest data into the caches, as far as [`Options::read_ahead_bytes`] allows; returns the bytes of
+    /// index records and of tiles.
+    pub fn read_ahead(&self) -> (usize, usize) {
+        self.inner.read_ahead()
+    }
+
     /// Freezes the tables that are due and seals them; recovers a broken log. The store does so by
     /// itself each second. False if it has to be tried again.
     pub fn tick(&self) -> bool {
@@ -292,7 +313,7 @@ impl Db {
 
     fn stop_threads(&mut self) {
         background::shut_down(&self.inner);
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.drain(..).chain(self.reader_ahead.get_mut().take()) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
             }
@@ -363,6 +384,7 @@ impl Inner {
             drops,
             caches,
             leases: Arc::default(),
+            lists: Arc::default(),
             commit: Mutex::new(()),
             sealing: Mutex::new(()),
             compacting: Mutex::new(()),

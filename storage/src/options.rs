@@ -10,6 +10,9 @@ pub const DEFAULT_WINDOW_MS: i64 = 7_200_000;
 /// Prometheus's default retention, 15 days.
 pub const DEFAULT_RETENTION_MS: i64 = 15 * 24 * 3_600_000;
 
+/// 32 MB: half a day of 50,000 series that are like those of recorded exporters.
+pub const DEFAULT_READ_AHEAD_BYTES: usize = 32 << 20;
+
 /// The longest block, 31 days: longer ones return their space late and gain nothing in size.
 pub const MAX_BLOCK_MS: i64 = 31 * 24 * 3_600_000;
 
@@ -56,6 +59,9 @@ pub struct Options {
     /// Space that is set aside so that a full disk can still seal; `None` means a hundredth of the file
     /// system, at least 64 MB and at most 256 MB, but never more than a quarter of what is free.
     pub ballast_bytes: Option<u64>,
+    /// What is read of the newest blocks after a start, before anybody asks for it; at most half of the caches
+    /// that it is read into. 0 reads nothing.
+    pub read_ahead_bytes: usize,
     /// Threads that replay the log; 0 means one per core.
     pub threads: usize,
     /// Where the time comes from.
@@ -84,6 +90,7 @@ impl Default for Options {
             seal_on_close_samples: 2_000_000,
             background: true,
             ballast_bytes: None,
+            read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
             threads: 0,
             clock: Arc::new(SystemClock),
             progress: Arc::default(),

@@ -2,12 +2,13 @@
 //! sees them through one trait and merges what they give.
 
 use crate::error::StorageError;
+use crate::kv::keys::BlockId;
 use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::{Estimate, HistogramNeed, Lookups, Projection, QueryContext};
 use chronolith_model::symbols::Symbol;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// Which of two parts wins where both hold a timestamp of a series: the lower one, because it was
@@ -78,6 +79,9 @@ pub struct PartRead {
 /// What takes exemplars: the labels of their series, and the exemplars by time.
 pub type ExemplarSink<'s> = dyn FnMut(&[(&str, &str)], &[Exemplar]) + 's;
 
+/// Counts bytes that were read ahead, and says whether more may be read.
+pub type Take<'t> = dyn FnMut(usize) -> ControlFlow<()> + 't;
+
 /// An open table, a frozen table or a block, pinned: it does not go away while it is held.
 pub trait Part: Send + Sync {
     /// Which part wins for equal timestamps.
@@ -102,6 +106,33 @@ pub trait Part: Send + Sync {
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
     ) -> Result<Box<dyn PartSeries>, StorageError>;
+
+    /// The block, if look-ups by these matchers over this range give what they gave when it was written, and
+    /// always will: every series that matches may have a sample in the range, and none is deleted.
+    ///
+    /// # Errors
+    /// As [`Part::select`].
+    fn written_as(
+        &self,
+        _select: &PartSelect<'_>,
+        _cx: &dyn QueryContext,
+    ) -> Result<Option<BlockId>, StorageError> {
+        Ok(None)
+    }
+
+    /// False if every value that any series has for `label` (every label name, without one) is known: a look-up
+    /// has nothing to add then, whatever its range. True where that is not cheap to tell.
+    ///
+    /// # Errors
+    /// As [`Part::select`].
+    fn has_more(
+        &self,
+        _label: Option<&str>,
+        _cx: &dyn QueryContext,
+        _is_known: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<bool, StorageError> {
+        Ok(true)
+    }
 
     /// Names of the labels of matching series, in any order, possibly repeated.
     ///
@@ -286,9 +317,20 @@ impl Run {
         self
     }
 
+    fn cut_back(&mut self, n_kept: usize) {
+        self.times.count = n_kept as u32;
+        match &mut self.values {
+            RunValues::Constant(_) => {}
+            RunValues::Floats(range) | RunValues::Histograms(range) => range.end = range.start + n_kept,
+        }
+        if let Some(times) = &mut self.start_timestamps {
+            *times = times[..n_kept].into();
+        }
+    }
+
     fn cut_front(&mut self, n_cut: usize) {
-        let from = n_cut as u32;
-        self.times = self.times.slice(from, self.times.count - from);
+        self.times.first += n_cut as u32;
+        self.times.count -= n_cut as u32;
         match &mut self.values {
             RunValues::Constant(_) => {}
             RunValues::Floats(range) | RunValues::Histograms(range) => range.start += n_cut,
@@ -318,6 +360,25 @@ impl RunBuffer {
             let n_cut = run.times.times().partition_point(|&time| time < oldest);
             if n_cut > 0 {
                 run.cut_front(n_cut);
+            }
+        }
+    }
+
+    /// Leaves out floats before `mint` and after `maxt`: chunks come whole, and an alert wants minutes of hours.
+    /// Histograms stay, because the reset hint of the first one wanted hangs on those before it. A run may
+    /// become empty.
+    pub(crate) fn cut_floats(&mut self, mint: i64, maxt: i64) {
+        for run in &mut self.runs {
+            let times = run.times.times();
+            let (Some(&first), Some(&last)) = (times.first(), times.last()) else { continue };
+            if mint <= first && last <= maxt || matches!(run.values, RunValues::Histograms(_)) {
+                continue;
+            }
+            let (n_before, n_kept) =
+                (times.partition_point(|&time| time < mint), times.partition_point(|&time| time <= maxt));
+            run.cut_back(n_kept.max(n_before));
+            if n_before > 0 {
+                run.cut_front(n_before);
             }
         }
     }

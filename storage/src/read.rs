@@ -5,6 +5,7 @@ pub mod columns;
 mod hints;
 mod labels;
 pub mod lease;
+pub mod lists;
 pub mod merge;
 mod samples;
 mod select;
@@ -20,6 +21,7 @@ use chronolith_model::queryable::{
 };
 use chronolith_model::{Labels, Matcher};
 use lease::{Lease, Leased};
+use lists::Lists;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,11 +39,13 @@ pub struct Bounds {
     pub lease: Option<Arc<Lease>>,
     /// What the parts cannot serve.
     pub warnings: Vec<String>,
+    /// Lists of names and values that versions before it left.
+    pub lists: Arc<Lists>,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { oldest: i64::MIN, lease: None, warnings: Vec::new() }
+        Self { oldest: i64::MIN, lease: None, warnings: Vec::new(), lists: Arc::default() }
     }
 }
 
@@ -115,9 +119,7 @@ impl Snapshot for StoreSnapshot {
 
     fn label_names(&self, query: &LabelQuery<'_>, cx: &dyn QueryContext) -> Result<Vec<String>, ReadError> {
         let cx = &self.leased(cx);
-        labels::collect(&self.parts, &self.cut(query), cx, &mut |part, select, sink| {
-            part.label_names(select, cx, sink)
-        })
+        labels::collect(&self.parts, labels::Wanted::Names, &self.cut(query), &self.bounds.lists, cx)
     }
 
     fn label_values(
@@ -127,9 +129,7 @@ impl Snapshot for StoreSnapshot {
         cx: &dyn QueryContext,
     ) -> Result<Vec<String>, ReadError> {
         let cx = &self.leased(cx);
-        labels::collect(&self.parts, &self.cut(query), cx, &mut |part, select, sink| {
-            part.label_values(name, select, cx, sink)
-        })
+        labels::collect(&self.parts, labels::Wanted::Values(name), &self.cut(query), &self.bounds.lists, cx)
     }
 
     fn time_range(&self) -> Option<(i64, i64)> {
@@ -160,7 +160,7 @@ pub fn exemplars(
     let mut found: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
     // Exemplars may lie outside of the range of their part's samples.
     for part in parts {
-        labels::for_each_set(matcher_sets, |matchers| {
+        for matchers in labels::sets(matcher_sets) {
             cx.check()?;
             let mut invalid = None;
             part.exemplars(
@@ -179,11 +179,10 @@ pub fn exemplars(
                     }
                 },
             )?;
-            match invalid {
-                Some(error) => Err(StorageError::corrupt("labels of exemplars", error.to_string())),
-                None => Ok(()),
+            if let Some(error) = invalid {
+                return Err(StorageError::corrupt("labels of exemplars", error.to_string()));
             }
-        })?;
+        }
     }
     found.retain(|_, exemplars| {
         exemplars.sort_by(|a, b| a.timestamp.cmp(&b.timestamp).then_with(|| a.labels.cmp(&b.labels)));

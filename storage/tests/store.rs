@@ -6,13 +6,18 @@
 mod support;
 
 use chronolith_model::append::{AppendBatch, BatchSeries, Exemplar, Metadata, MetricType, Sample, SeriesKey};
-use chronolith_model::queryable::Queryable;
+use chronolith_model::queryable::{
+    LabelQuery, QueryContext, Queryable, ReadStats, SampleBatch, Select, Stop, Unlimited,
+};
+use chronolith_model::symbols::SymbolTable;
 use chronolith_model::{Labels, Matcher};
-use chronolith_storage::StorageError;
 use chronolith_storage::db::Db;
 use chronolith_storage::options::{ManualClock, WalSync};
+use chronolith_storage::{Options, StorageError};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use support::{Content, RETENTION_MS, Value, WINDOW_MS};
 
 const START_MS: i64 = 1_700_000_000_000;
@@ -196,6 +201,160 @@ fn a_deletion_is_seen_at_once_and_does_not_touch_later_writes() {
     assert_eq!(all(&db), after);
     drop(db);
     assert_eq!(all(&support::open(folder.path(), &clock)), after);
+}
+
+#[test]
+fn lists_of_values_follow_what_changes_however_often_they_were_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = support::open(folder.path(), &clock());
+    let start = START_MS / WINDOW_MS * WINDOW_MS;
+    for window in 0..3 {
+        fill(&db, start + window * WINDOW_MS, 3, 8);
+        db.flush().unwrap();
+    }
+    let all_values = |mint: i64, matcher: &[Matcher]| {
+        let sets = if matcher.is_empty() { Vec::new() } else { vec![matcher.to_vec()] };
+        let query = LabelQuery { matcher_sets: &sets, mint, maxt: i64::MAX, limit: 0 };
+        let once = || {
+            let snapshot = db.pin().unwrap();
+            snapshot.label_values("n", &query, &Unlimited::default()).unwrap()
+        };
+        let values = once();
+        assert_eq!(once(), values, "asked for again");
+        let two = LabelQuery { limit: 1, ..query };
+        let two = db.pin().unwrap().label_values("n", &two, &Unlimited::default()).unwrap();
+        assert_eq!(two[..], values[..values.len().min(2)], "two of them");
+        values.join(",")
+    };
+    let values = |mint: i64| all_values(mint, &[]);
+    let is_m = [Matcher::equal("__name__", "m")];
+    // Whole blocks, then one that is cut where all its series live, and where none does any more.
+    for mint in [i64::MIN, start, start + 3_000, start + WINDOW_MS + 1] {
+        assert_eq!(
+            (values(mint), all_values(mint, &is_m)),
+            ("0,1,2".to_owned(), "0,1,2".to_owned()),
+            "{mint}"
+        );
+    }
+    assert_eq!(values(start + 3 * WINDOW_MS), "");
+
+    // Late, in memory, then in a block.
+    support::append(&db, &[(series(7), start + 500, float(1.0))]);
+    for _ in 0..2 {
+        assert_eq!((values(i64::MIN), values(start)), ("0,1,2,7".to_owned(), "0,1,2,7".to_owned()));
+        assert_eq!(values(start + 1_000), "0,1,2", "it ends before");
+        db.flush().unwrap();
+    }
+    db.delete(&[vec![Matcher::equal("n", "1")]], i64::MIN, i64::MAX).unwrap();
+    for _ in 0..2 {
+        assert_eq!((values(i64::MIN), values(start + 3_000)), ("0,2,7".to_owned(), "0,2".to_owned()));
+        assert_eq!(all_values(i64::MIN, &is_m), "0,2,7");
+        db.clean_tombstones().unwrap();
+    }
+    db.compact().unwrap();
+    assert_eq!((values(i64::MIN), values(start + 1_000)), ("0,2,7".to_owned(), "0,2".to_owned()));
+    // Again after its deletion, and then only what retention leaves.
+    support::append(&db, &[(series(1), start + WINDOW_MS + 9_500, float(1.0))]);
+    assert_eq!(values(i64::MIN), "0,1,2,7");
+    db.set_retention(2 * WINDOW_MS, 0);
+    assert_eq!(values(i64::MIN), "0,1,2");
+}
+
+/// A context that counts what is fetched.
+#[derive(Default)]
+struct Counting {
+    unlimited: Unlimited,
+    stats: ReadStats,
+}
+
+impl QueryContext for Counting {
+    fn check(&self) -> Result<(), Stop> {
+        Ok(())
+    }
+    fn charge(&self, _size_bytes: usize) -> Result<(), Stop> {
+        Ok(())
+    }
+    fn release(&self, _size_bytes: usize) {}
+    fn read_stats(&self) -> Option<&ReadStats> {
+        Some(&self.stats)
+    }
+    fn symbols(&self) -> &SymbolTable {
+        self.unlimited.symbols()
+    }
+}
+
+/// Tiles that are fetched to read everything of a range.
+fn n_fetched(db: &Db, mint: i64, maxt: i64) -> u64 {
+    let counting = Counting::default();
+    let selected = db.pin().unwrap().select(&Select::whole(&[], mint, maxt), &counting).unwrap();
+    for range in selected.partitions() {
+        selected.read(range.clone(), &mut SampleBatch::default(), &counting).unwrap();
+    }
+    counting.stats.n_tiles.load(Ordering::Relaxed)
+}
+
+#[test]
+fn what_is_read_ahead_is_there_for_the_first_query_newest_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let db = support::open(folder.path(), &clock);
+    for window in 0..3 {
+        // More than one group of tiles.
+        fill(&db, START_MS + window * WINDOW_MS, 300, 8);
+        db.flush().unwrap();
+    }
+    let expected = all(&db);
+    db.close().unwrap();
+    let open = |read_ahead_bytes| {
+        let options = Options { read_ahead_bytes, ..support::options(&clock) };
+        Db::open(folder.path(), options).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let fetched_of = |db: &Db, window: i64| {
+        let start = START_MS + window * WINDOW_MS;
+        n_fetched(db, start, start + WINDOW_MS - 1)
+    };
+
+    let db = open(0);
+    assert_eq!(db.read_ahead(), (0, 0));
+    assert!((0..3).all(|window| fetched_of(&db, window) > 0));
+    drop(db);
+
+    let db = open(32 << 20);
+    let (index_bytes, tile_bytes) = db.read_ahead();
+    assert!(index_bytes > 0 && tile_bytes > 0);
+    assert_eq!(n_fetched(&db, i64::MIN, i64::MAX), 0);
+    assert_eq!(all(&db), expected);
+    drop(db);
+
+    // What ends within the second newest block leaves the oldest one alone.
+    let bound = index_bytes + tile_bytes / 2;
+    let db = open(bound);
+    let (of_index, of_tiles) = db.read_ahead();
+    assert_eq!(of_index, index_bytes);
+    assert!((tile_bytes / 2..tile_bytes).contains(&of_tiles), "{of_tiles} of {tile_bytes}");
+    assert_eq!(fetched_of(&db, 2), 0);
+    assert!(fetched_of(&db, 0) > 0);
+    assert_eq!(all(&db), expected);
+}
+
+#[test]
+fn a_store_that_reads_ahead_closes_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let db = support::open(folder.path(), &clock);
+    fill(&db, START_MS, 300, 8);
+    db.flush().unwrap();
+    let expected = all(&db);
+    drop(db);
+    for _ in 0..20 {
+        let options = Options { background: true, ..support::options(&clock) };
+        let db = Db::open(folder.path(), options).unwrap();
+        db.start_read_ahead();
+        let closing = Instant::now();
+        db.close().unwrap();
+        assert!(closing.elapsed() < Duration::from_secs(5));
+    }
+    assert_eq!(all(&support::open(folder.path(), &clock)), expected);
 }
 
 #[test]

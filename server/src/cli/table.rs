@@ -215,6 +215,12 @@ pub(crate) const FLAGS: &[Flag] = &[
         "1GB",
         "Memory for series, recent samples and caches; recent samples go to disk earlier with less.",
     ),
+    works(
+        "storage.read-ahead",
+        Size,
+        "32MB",
+        "How much of the newest blocks is read after a start, before anybody asks; 0 reads nothing.",
+    ),
     works("storage.max-ahead", Duration, "10m", "Samples further in the future are refused."),
     works("limits.max-labels-per-series", Count, "128", "Series with more labels are refused."),
     works("limits.max-label-name-length", Size, "1KB", "Series with a longer label name are refused."),

@@ -6,20 +6,21 @@ use super::tiles::TileReader;
 use super::tombstones::{Tombstone, Tombstones};
 use crate::cache::Caches;
 use crate::error::StorageError;
-use crate::index::matching::{self, IndexReader, STRINGS_PER_CHECK};
+use crate::index::matching::{self, IndexReader, STRINGS_PER_CHECK, write_key};
 use crate::index::{BlockIndex, Postings, resolve};
 use crate::kv::KvRead;
-use crate::kv::keys::{self, Kind};
-use crate::part::{ExemplarSink, KeptNames, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use crate::kv::keys::{self, BlockId, Kind};
+use crate::part::{
+    ExemplarSink, KeptNames, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer, Take,
+};
 use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{Estimate, QueryContext, Unlimited};
 use chronolith_model::symbols::Symbol;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 /// Decoded timestamp columns an open block keeps.
@@ -59,28 +60,25 @@ struct Resolved {
 
 #[derive(Default)]
 struct ResolvedInner {
-    results: HashMap<String, Arc<Postings>, Xxh3DefaultBuilder>,
+    results: HashMap<String, Arc<Matched>, Xxh3DefaultBuilder>,
     size_bytes: usize,
 }
 
-impl Resolved {
-    /// Matchers in their order, no two lists alike.
-    fn key(matchers: &[Matcher]) -> String {
-        let mut key = String::with_capacity(64);
-        for matcher in matchers {
-            let Matcher { name, value, op, .. } = matcher;
-            // Lengths first: names and values may hold anything.
-            let _ = write!(key, "{} {op:?} {} {name}{value}", name.len(), value.len());
-        }
-        key
-    }
+/// The series that satisfy some matchers.
+#[derive(Default)]
+struct Matched {
+    series: Arc<Postings>,
+    /// When the last of them begins and when the first one ends, once somebody had to look.
+    all_live: OnceLock<(i64, i64)>,
+}
 
-    fn get(&self, key: &str) -> Option<Arc<Postings>> {
+impl Resolved {
+    fn get(&self, key: &str) -> Option<Arc<Matched>> {
         self.inner.lock().results.get(key).cloned()
     }
 
-    fn insert(&self, key: String, series: &Arc<Postings>) {
-        let size_bytes = key.len() + series.size_bytes() + 128;
+    fn insert(&self, key: String, matched: &Arc<Matched>) {
+        let size_bytes = key.len() + matched.series.size_bytes() + 160;
         if size_bytes > RESOLVED_BYTES / 4 {
             return;
         }
@@ -89,7 +87,7 @@ impl Resolved {
             inner.results.clear();
             inner.size_bytes = 0;
         }
-        if inner.results.insert(key, Arc::clone(series)).is_none() {
+        if inner.results.insert(key, Arc::clone(matched)).is_none() {
             inner.size_bytes += size_bytes;
         }
     }
@@ -178,18 +176,56 @@ impl BlockPart {
         self.tombstones.resolve(&self.shared.index, matcher_sets, mint, maxt, cx)
     }
 
+    /// Reads what finds series and their times, once, so that it is in the cache of files. Key and value of each
+    /// record are given to `take`.
+    ///
+    /// # Errors
+    /// [`StorageError`] if it cannot be read.
+    pub fn read_index_ahead(&self, take: &mut Take<'_>) -> Result<(), StorageError> {
+        let kinds = [Kind::Symbols, Kind::Values, Kind::Series, Kind::Postings, Kind::Timestamps];
+        let mut flow = ControlFlow::Continue(());
+        for kind in kinds {
+            let (from, to) = keys::kind_range(self.shared.header.block_id(), kind);
+            self.shared.kv.scan(&from, &to, &mut |key, value| {
+                flow = take(key.len() + value.len());
+                flow
+            })?;
+            if flow.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the tiles of a slice from `files`, which leave the cache of files alone, into the cache of tiles.
+    ///
+    /// # Errors
+    /// [`StorageError`] if one cannot be read or does not decode; those before it are kept.
+    pub fn read_tiles_ahead(
+        &self,
+        files: &dyn KvRead,
+        slice: u16,
+        take: &mut Take<'_>,
+    ) -> Result<(), StorageError> {
+        self.shared.tiles.read_ahead(files, slice, take)
+    }
+
+    /// Series that match, deleted ones among them, whatever their times.
+    fn matched(&self, matchers: &[Matcher], cx: &dyn QueryContext) -> Result<Arc<Matched>, StorageError> {
+        let mut key = String::with_capacity(64);
+        write_key(matchers, &mut key);
+        if let Some(known) = self.shared.resolved.get(&key) {
+            return Ok(known);
+        }
+        let series = Arc::new(resolve(&self.shared.index, matchers, cx)?);
+        let matched = Arc::new(Matched { series, all_live: OnceLock::new() });
+        self.shared.resolved.insert(key, &matched);
+        Ok(matched)
+    }
+
     /// Series that match and are not deleted, whatever their times.
     fn matching(&self, matchers: &[Matcher], cx: &dyn QueryContext) -> Result<Arc<Postings>, StorageError> {
-        let key = Resolved::key(matchers);
-        let known = self.shared.resolved.get(&key);
-        let found = match known {
-            Some(found) => found,
-            None => {
-                let found = Arc::new(resolve(&self.shared.index, matchers, cx)?);
-                self.shared.resolved.insert(key, &found);
-                found
-            }
-        };
+        let found = Arc::clone(&self.matched(matchers, cx)?.series);
         let gone = self.tombstones.gone();
         Ok(if gone.is_empty() { found } else { Arc::new(found.subtract(gone)) })
     }
@@ -204,11 +240,22 @@ impl BlockPart {
         if select.mint > header.maxt || select.maxt < header.mint {
             return Ok(Arc::default());
         }
-        let matched = self.matching(select.matchers, cx)?;
+        let matching = self.matching(select.matchers, cx)?;
         if select.mint <= header.mint && header.maxt <= select.maxt {
-            return Ok(matched);
+            return Ok(matching);
         }
-        self.shared.index.in_range(matched, (select.mint, select.maxt), cx)
+        let matched = self.matched(select.matchers, cx)?;
+        let all_live = match matched.all_live.get() {
+            Some(&all_live) => all_live,
+            None => {
+                let all_live = self.shared.index.all_live(&matched.series, cx)?;
+                *matched.all_live.get_or_init(|| all_live)
+            }
+        };
+        match reaches_over(select, all_live) {
+            true => Ok(matching),
+            false => self.shared.index.in_range(matching, (select.mint, select.maxt), cx),
+        }
     }
 
     /// Numbers of the values that few series have for a label, by their own labels.
@@ -243,6 +290,11 @@ impl BlockPart {
         ranks.dedup();
         Ok(Postings::from_sorted(ranks))
     }
+}
+
+/// Whether a range has a time of each of the series of which the last begins and the first ends at these times.
+const fn reaches_over(select: &PartSelect<'_>, (begun, ended): (i64, i64)) -> bool {
+    begun <= select.maxt && select.mint <= ended
 }
 
 /// What a float takes with its share of the timestamps, generously: noise that does not compress takes more, what
@@ -292,6 +344,50 @@ impl Part for BlockPart {
     ) -> Result<Box<dyn PartSeries>, StorageError> {
         let matched = self.matching(select.matchers, cx)?;
         Ok(Box::new(BlockSeries::new(self, &matched, select, cx)?))
+    }
+
+    fn written_as(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Option<BlockId>, StorageError> {
+        let header = &self.shared.header;
+        let block = Some(header.block_id());
+        if !self.tombstones.gone().is_empty() {
+            return Ok(None);
+        }
+        if select.mint <= header.mint && header.maxt <= select.maxt {
+            return Ok(block);
+        }
+        let matched = self.matched(select.matchers, cx)?;
+        // Nothing is read for this: who asks for the strings will know.
+        Ok(block.filter(|_| matched.all_live.get().is_some_and(|&all| reaches_over(select, all))))
+    }
+
+    fn has_more(
+        &self,
+        label: Option<&str>,
+        cx: &dyn QueryContext,
+        is_known: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<bool, StorageError> {
+        let index = &self.shared.index;
+        let (mut n_seen, mut has_more) = (0u32, false);
+        let mut visit = |_, text: &str| {
+            n_seen += 1;
+            if n_seen.is_multiple_of(STRINGS_PER_CHECK) {
+                cx.check()?;
+            }
+            has_more = has_more || !is_known(text);
+            Ok(())
+        };
+        match label {
+            None => index.names(&mut visit)?,
+            Some(label) => match index.symbol(label)? {
+                Some(number) => index.values(number, "", &mut visit)?,
+                None => return Ok(false),
+            },
+        }
+        Ok(has_more)
     }
 
     fn label_names(

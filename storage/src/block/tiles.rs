@@ -11,7 +11,7 @@ use crate::error::StorageError;
 use crate::kv::KvRead;
 use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key};
 use crate::lookups;
-use crate::part::{ColumnSlice, PartRead, Run, RunBuffer, RunValues};
+use crate::part::{ColumnSlice, PartRead, Run, RunBuffer, RunValues, Take};
 use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::{HistogramNeed, Lookups, QueryContext, ReadStats};
 use parking_lot::Mutex;
@@ -265,6 +265,56 @@ impl TileReader {
             }
         })?;
         damage.map_or(Ok(TileGroup { ranks, tiles }), Err)
+    }
+
+    /// Reads the tiles of a slice from `files` into the cache, in their order, as long as `take` lets it.
+    ///
+    /// # Errors
+    /// [`StorageError`] if one cannot be read or does not decode; groups before it are kept.
+    pub fn read_ahead(
+        &self,
+        files: &dyn KvRead,
+        slice: u16,
+        take: &mut Take<'_>,
+    ) -> Result<(), StorageError> {
+        let Some(caches) = &self.caches else { return Ok(()) };
+        let block = self.header.block_id();
+        let keep = |number: u32, tiles: &mut Vec<Tile>| {
+            if !tiles.is_empty() {
+                let first = number * RANKS_PER_TILE;
+                let ranks = first..=first + (RANKS_PER_TILE - 1);
+                let group = Arc::new(TileGroup { ranks, tiles: std::mem::take(tiles) });
+                caches.tiles.insert(GroupKey { block, slice, number }, &group);
+            }
+        };
+        let (mut number, mut tiles) = (0, Vec::new());
+        let mut stopped = Ok(false);
+        let (from, to) = (tile_key(block, slice, 0, 0), tile_key(block, slice, u32::MAX, u16::MAX));
+        files.scan(&from, &to, &mut |key, value| {
+            let tile = match self.open(key, value.to_vec()) {
+                Ok(tile) => tile,
+                Err(error) => {
+                    stopped = Err(error);
+                    return ControlFlow::Break(());
+                }
+            };
+            // The key is long enough, else the tile had not been opened.
+            let first_rank = key[PREFIX_BYTES + 2..].first_chunk().copied().map_or(0, u32::from_be_bytes);
+            let group = first_rank / RANKS_PER_TILE;
+            if group != number {
+                keep(number, &mut tiles);
+                number = group;
+            }
+            let flow = take(tile.size_bytes());
+            stopped = Ok(flow.is_break());
+            tiles.push(tile);
+            flow
+        })?;
+        // Where it was stopped more tiles of the group may follow.
+        if !stopped? {
+            keep(number, &mut tiles);
+        }
+        Ok(())
     }
 
     fn read_tiles<'d>(

@@ -1,5 +1,5 @@
-//! The threads of the store: one seals, watches the log and enforces retention; one compacts. Both
-//! run one loop and end when the store closes.
+//! The threads of the store: one seals, watches the log and enforces retention; one compacts; both
+//! run one loop and end when the store closes. A third one reads ahead when it is told to ([`super::ahead`]).
 
 use super::Inner;
 use super::compact::Compacted;

@@ -38,7 +38,8 @@ impl Inner {
         let lease = self.leases.grant(pins);
         let oldest = self.oldest(&parts);
         self.changes.note_gone(oldest);
-        let bounds = Bounds { oldest, lease: Some(lease), warnings: self.warnings() };
+        let lists = Arc::clone(&self.lists);
+        let bounds = Bounds { oldest, lease: Some(lease), warnings: self.warnings(), lists };
         Ok(crate::read::snapshot(parts, bounds))
     }
 

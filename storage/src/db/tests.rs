@@ -195,3 +195,20 @@ fn the_nth_failure_of_the_log_loses_nothing_acknowledged() {
         }
     }
 }
+
+#[test]
+fn nothing_is_read_ahead_once_the_store_closes() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { background: false, ballast_bytes: Some(0), ..Options::default() };
+    let db = Db::open(folder.path(), options).unwrap();
+    let mut batch = AppendBatch::default();
+    let labels = Labels::from_pairs([("__name__", "a")]).unwrap();
+    batch.samples.push(Sample { timestamp: 1_000, value: 1.0, start_timestamp: 0 });
+    let key = SeriesKey::Labels(&labels);
+    batch.series.push(BatchSeries { key, samples: 0..1, histograms: 0..0, exemplars: 0..0 });
+    db.append(&batch, false).unwrap();
+    db.flush().unwrap();
+    assert_ne!(db.read_ahead(), (0, 0));
+    background::shut_down(&db.inner);
+    assert_eq!(db.read_ahead(), (0, 0));
+}

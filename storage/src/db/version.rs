@@ -41,8 +41,12 @@ impl Block {
 
     /// A second view of the block for reading all of it, which leaves the block cache alone.
     pub fn bulk_part(&self, store: &Arc<Store>) -> Result<BlockPart, StorageError> {
-        let read = StoreRead::new(Arc::clone(store), Arc::clone(&self.pin), false);
-        BlockPart::open(Arc::new(read), Arc::clone(&self.header))
+        BlockPart::open(Arc::new(self.uncached(store)), Arc::clone(&self.header))
+    }
+
+    /// The block's records, past the block cache.
+    pub fn uncached(&self, store: &Arc<Store>) -> StoreRead {
+        StoreRead::new(Arc::clone(store), Arc::clone(&self.pin), false)
     }
 
     /// The same block behind another part.

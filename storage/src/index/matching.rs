@@ -20,6 +20,7 @@ use chronolith_model::queryable::QueryContext;
 use chronolith_model::re2::Re2;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// An index of label pairs: of a block, or of an open table. Strings have numbers, which say nothing
@@ -103,6 +104,15 @@ pub fn resolve(
     }
     let kept = kept.unwrap_or_else(|| Postings::all(reader.n_series()));
     Ok(taken.iter().fold(kept, |kept, set| kept.subtract(set)))
+}
+
+/// Appends a text that tells lists of matchers apart, in their order.
+pub fn write_key(matchers: &[Matcher], key: &mut String) {
+    for matcher in matchers {
+        let Matcher { name, value, op, .. } = matcher;
+        // Lengths first: names and values may hold anything.
+        let _ = write!(key, "{} {op:?} {} {name}{value}", name.len(), value.len());
+    }
 }
 
 /// Cheap and narrow conditions first: an empty result ends the work.

@@ -129,6 +129,35 @@ impl BlockIndex {
         Ok(if kept.len() == ranks.len() as usize { ranks } else { Arc::new(Postings::from_sorted(kept)) })
     }
 
+    /// When the last of `ranks` begins and when the first of them ends: what reaches over both has a time of
+    /// each.
+    ///
+    /// # Errors
+    /// As [`BlockIndex::visit_series`].
+    pub fn all_live(&self, ranks: &Postings, cx: &dyn QueryContext) -> Result<(i64, i64), StorageError> {
+        let mut all = (i64::MIN, i64::MAX);
+        let mut add = |(mint, maxt): (i64, i64)| all = (all.0.max(mint), all.1.min(maxt));
+        match &self.caches {
+            None => self.visit_records(ranks, cx, &mut |_, series| {
+                add((series.mint, series.maxt));
+                Ok(())
+            })?,
+            Some(caches) => self.visit_groups(caches, ranks, cx, &mut |of_group, group| match group {
+                None => {
+                    self.visit_records(&Postings::from_sorted(of_group.to_vec()), cx, &mut |_, series| {
+                        add((series.mint, series.maxt));
+                        Ok(())
+                    })
+                }
+                Some(group) => {
+                    of_group.iter().for_each(|&rank| add(group.times(rank)));
+                    Ok(())
+                }
+            })?,
+        }
+        Ok(all)
+    }
+
     fn visit_records(
         &self,
         ranks: &Postings,

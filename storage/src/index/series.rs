@@ -52,12 +52,17 @@ impl SeriesGroup {
         (series.mint, series.maxt) = self.times[at];
     }
 
+    /// First and last time of the series with this rank, which is of the group.
+    pub fn times(&self, rank: u32) -> (i64, i64) {
+        self.times[(rank - self.first) as usize]
+    }
+
     /// Whether the series with this rank may have a sample in the range.
     pub fn is_in_range(&self, rank: u32, mint: i64, maxt: i64) -> bool {
         if self.latest_mint <= maxt && mint <= self.earliest_maxt {
             return true;
         }
-        let (first, last) = self.times[(rank - self.first) as usize];
+        let (first, last) = self.times(rank);
         first <= maxt && mint <= last
     }
 }

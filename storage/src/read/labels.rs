@@ -1,7 +1,9 @@
 //! Label names and values over all parts: sorted, each once, cut at the limit.
 
+use super::lists::{Lists, Question};
 use super::overlapping;
 use crate::error::StorageError;
+use crate::kv::keys::BlockId;
 use crate::part::{Part, PartSelect};
 use chronolith_model::Matcher;
 use chronolith_model::queryable::{LabelQuery, Projection, QueryContext, ReadError};
@@ -12,30 +14,125 @@ const STRING_BYTES: usize = 48;
 /// At least so many new strings wait before they are merged.
 const MIN_WAITING: usize = 1024;
 
-/// What gives strings of one part.
-type FromPart<'f> =
-    dyn FnMut(&dyn Part, &PartSelect<'_>, &mut dyn FnMut(&str)) -> Result<(), StorageError> + 'f;
+/// What a look-up asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'q> {
+    /// Names of labels.
+    Names,
+    /// Values of this label.
+    Values(&'q str),
+}
 
-/// The distinct strings that `from_part` gives, sorted; with a limit the first `limit + 1` of them, so
-/// memory follows the limit.
+impl Wanted<'_> {
+    fn of_part(
+        self,
+        part: &dyn Part,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<(), StorageError> {
+        match self {
+            Self::Names => part.label_names(select, cx, sink),
+            Self::Values(name) => part.label_values(name, select, cx, sink),
+        }
+    }
+}
+
+/// The distinct strings of all parts, sorted; with a limit the first `limit + 1` of them, so memory follows the
+/// limit. The union of those of blocks is kept in `lists`, where it is what was written.
 pub(super) fn collect(
     parts: &[Arc<dyn Part>],
+    wanted: Wanted<'_>,
     query: &LabelQuery<'_>,
+    lists: &Lists,
     cx: &dyn QueryContext,
-    from_part: &mut FromPart<'_>,
 ) -> Result<Vec<String>, ReadError> {
     let most = match query.limit {
         0 => usize::MAX,
         limit => limit.saturating_add(1),
     };
-    let mut strings = Union::new(most);
-    let mut charged = 0;
-    let collected = overlapping(parts, query.mint, query.maxt).try_for_each(|part| {
-        for_each_set(query.matcher_sets, |matchers| {
+    let mut collector = Collector { wanted, query, cx, strings: Union::new(most), charged: 0 };
+    let collected = collector.collect(parts, lists);
+    cx.release(collector.charged);
+    collected?;
+    Ok(collector.strings.sorted.into_iter().map(String::from).collect())
+}
+
+struct Collector<'c, 'q> {
+    wanted: Wanted<'c>,
+    query: &'c LabelQuery<'q>,
+    cx: &'c dyn QueryContext,
+    strings: Union,
+    charged: usize,
+}
+
+impl Collector<'_, '_> {
+    fn collect(&mut self, parts: &[Arc<dyn Part>], lists: &Lists) -> Result<(), StorageError> {
+        let (mut written, mut others) = (Vec::new(), Vec::new());
+        let mut blocks = Vec::new();
+        for part in overlapping(parts, self.query.mint, self.query.maxt) {
+            let mut of_sets = selects(self.query).map(|select| part.written_as(&select, self.cx));
+            let first = of_sets.next().transpose()?.flatten();
+            // All sets or none: the parts are asked one by one for the strings of any set.
+            let all = of_sets.try_fold(first, |all, block| Ok::<_, StorageError>(block?.and(all)))?;
+            match all {
+                Some(block) => {
+                    blocks.push(block);
+                    written.push(part);
+                }
+                None => others.push(part),
+            }
+        }
+        if written.len() > 1 {
+            self.add_written(&written, blocks, lists)?;
+        } else {
+            others.append(&mut written);
+        }
+        others.into_iter().try_for_each(|part| if self.has_more(part)? { self.add(part) } else { Ok(()) })
+    }
+
+    /// Whether a part may have strings that are not known yet. Without matchers its list says so for less than
+    /// its series, which the range cuts.
+    fn has_more(&mut self, part: &dyn Part) -> Result<bool, StorageError> {
+        if !self.query.matcher_sets.is_empty() || self.strings.sorted.is_empty() {
+            return Ok(true);
+        }
+        let label = match self.wanted {
+            Wanted::Names => None,
+            Wanted::Values(name) => Some(name),
+        };
+        let has_more = part.has_more(label, self.cx, &mut |text| !self.strings.is_new(text));
+        self.strings.next = 0;
+        has_more
+    }
+
+    /// Adds the strings of blocks, to which none has been added.
+    fn add_written(
+        &mut self,
+        parts: &[&dyn Part],
+        blocks: Vec<BlockId>,
+        lists: &Lists,
+    ) -> Result<(), StorageError> {
+        let question = Question::new(self.wanted, self.query.matcher_sets, blocks);
+        if let Some(list) = lists.get(&question) {
+            let kept = &list[..list.len().min(self.strings.most)];
+            self.charge(kept.iter().map(|text| text.len() + STRING_BYTES).sum())?;
+            self.strings.sorted = kept.to_vec();
+            return Ok(());
+        }
+        parts.iter().try_for_each(|part| self.add(*part))?;
+        if self.strings.sorted.len() < self.strings.most {
+            lists.insert(question, &self.strings.sorted);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, part: &dyn Part) -> Result<(), StorageError> {
+        let Self { wanted, query, cx, strings, charged } = self;
+        for select in selects(query) {
             cx.check()?;
-            let select = PartSelect { matchers, mint: query.mint, maxt: query.maxt, labels: Projection::All };
             let mut refused = None;
-            from_part(part, &select, &mut |text| {
+            wanted.of_part(part, &select, *cx, &mut |text| {
                 if refused.is_some() || !strings.is_new(text) {
                     return;
                 }
@@ -44,16 +141,22 @@ pub(super) fn collect(
                     refused = Some(stop);
                     return;
                 }
-                charged += size_bytes;
+                *charged += size_bytes;
                 strings.add(text);
             })?;
             strings.merge();
-            refused.map_or(Ok(()), |stop| Err(stop.into()))
-        })
-    });
-    cx.release(charged);
-    collected?;
-    Ok(strings.sorted.into_iter().map(String::from).collect())
+            if let Some(stop) = refused {
+                return Err(stop.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn charge(&mut self, size_bytes: usize) -> Result<(), StorageError> {
+        self.cx.charge(size_bytes)?;
+        self.charged += size_bytes;
+        Ok(())
+    }
 }
 
 /// A sorted set of strings that grows by lists, most of which are sorted and hold what is there already: parts of a
@@ -116,15 +219,21 @@ impl Union {
     }
 }
 
-/// Calls `visit` with each set; with an empty one, which every series satisfies, if there is none.
-pub(super) fn for_each_set(
-    sets: &[Vec<Matcher>],
-    mut visit: impl FnMut(&[Matcher]) -> Result<(), StorageError>,
-) -> Result<(), StorageError> {
-    match sets {
-        [] => visit(&[]),
-        sets => sets.iter().try_for_each(|matchers| visit(matchers)),
-    }
+/// The sets; an empty one, which every series satisfies, if there is none.
+pub(super) fn sets(sets: &[Vec<Matcher>]) -> &[Vec<Matcher>] {
+    const EVERYTHING: &[Vec<Matcher>] = &[Vec::new()];
+    if sets.is_empty() { EVERYTHING } else { sets }
+}
+
+/// What is selected from a part for a look-up.
+fn selects<'q>(query: &LabelQuery<'q>) -> impl Iterator<Item = PartSelect<'q>> {
+    let LabelQuery { mint, maxt, .. } = *query;
+    sets(query.matcher_sets).iter().map(move |matchers| PartSelect {
+        matchers,
+        mint,
+        maxt,
+        labels: Projection::All,
+    })
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ impl Selected {
                 let buffer = &mut scratch.buffers[part];
                 self.parts[part].read(range.clone(), &self.read, buffer, cx)?;
                 buffer.cut_before(self.oldest);
+                buffer.cut_floats(self.read.mint, self.read.maxt);
             }
         }
         let size_bytes = scratch.buffers.iter().map(buffer_bytes).sum();

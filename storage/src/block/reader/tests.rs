@@ -166,6 +166,8 @@ fn times() -> impl Strategy<Value = (i64, i64)> {
     prop_oneof![
         Just((i64::MIN, i64::MAX)),
         (0i64..100_000, 0i64..60_000).prop_map(|(mint, length)| (mint, mint + length)),
+        // From a sample to a sample, where series have one each second.
+        (0i64..100, 0i64..60).prop_map(|(mint, length)| (mint * 1000, (mint + length) * 1000)),
         (0i64..9 * 86_400_000, 0i64..86_400_000).prop_map(|(mint, length)| (mint, mint + length)),
     ]
 }
@@ -235,23 +237,29 @@ proptest! {
 
     #[test]
     fn label_look_ups_keep_to_the_times_of_series(
-        series in series_maps(), (mint, maxt) in times(), matchers in matcher_lists(),
+        blocks in vec(series_maps(), 1..4), (mint, maxt) in times(), matchers in matcher_lists(),
     ) {
-        let (kv, header) = written(1, &series);
-        let store = snapshot(vec![Arc::new(open(kv, &header))], Bounds::default());
+        let parts = (1u64..).zip(&blocks).map(|(id, series)| {
+            let (kv, header) = written(id, series);
+            Arc::new(open(kv, &header)) as Arc<dyn Part>
+        });
+        let store = snapshot(parts.collect(), Bounds::default());
         let cx = Unlimited::default();
         let sets = [matchers.clone()];
-        let query = LabelQuery { matcher_sets: &sets, mint, maxt, limit: 0 };
+        let sets = if matchers.is_empty() { &[] } else { &sets[..] };
+        let query = LabelQuery { matcher_sets: sets, mint, maxt, limit: 0 };
         // From first to last sample a series is there, whether or not it has one within.
-        let alive: Vec<&Labels> = series
+        let alive: Vec<&Labels> = blocks
             .iter()
+            .flatten()
             .filter(|(labels, samples)| {
                 let (first, last) = (samples.keys().next().unwrap(), samples.keys().next_back().unwrap());
                 matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or(""))) && *first <= maxt && mint <= *last
             })
             .map(|(labels, _)| labels)
             .collect();
-        for name in ["job", "__name__", "none"] {
+        // Again, from what was kept.
+        for name in ["job", "__name__", "none", "job", "__name__", "none"] {
             let values: BTreeSet<&str> = alive.iter().filter_map(|labels| labels.get(name)).collect();
             prop_assert_eq!(store.label_values(name, &query, &cx).unwrap(), values.into_iter().collect::<Vec<_>>());
         }
@@ -364,6 +372,45 @@ fn series_scraped_together_share_their_column_over_blocks() {
         assert_eq!(series.timestamps.times.len(), 40);
         assert!(Arc::ptr_eq(&series.timestamps, &batch.series[at % 2].timestamps), "series {at}");
     }
+}
+
+#[test]
+fn tiles_that_are_read_ahead_up_to_any_place_change_nothing() {
+    let labels = |at: u32| Labels::from_pairs([("__name__", "m"), ("pod", &format!("pod-{at:03}"))]).unwrap();
+    // Numbers that do not compress, so that a group has many tiles, and two days.
+    let value = |at: u32, time: i64| (f64::from(at) * 0.37 + time as f64).sin();
+    let times = (0..200).map(|i| i * 15_000).chain((0..200).map(|i| 86_400_000 + i * 15_000));
+    let times: Vec<i64> = times.collect();
+    let series: BTreeMap<Labels, Samples> = (0..200)
+        .map(|at| (labels(at), times.iter().map(|&time| (time, value(at, time))).collect()))
+        .collect();
+    let (kv, header) = written(1, &series);
+    assert!(header.n_keys[Kind::Tiles as usize] > 20);
+    let expected = filtered(&series, &[], i64::MIN, i64::MAX);
+    let mut whole = 0;
+    for most in (0..).step_by(7) {
+        let part = BlockPart::open_with(
+            Arc::new(kv.clone()),
+            Arc::clone(&header),
+            Some(Arc::new(Caches::new(64 << 20, 1 << 20))),
+        )
+        .unwrap();
+        let mut n_tiles = 0;
+        for slice in [1, 0] {
+            part.read_tiles_ahead(&kv, slice, &mut |_| {
+                n_tiles += 1;
+                if n_tiles < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+            .unwrap();
+        }
+        let store = snapshot(vec![Arc::new(part)], Bounds::default());
+        assert!(read_all(&*store, &[], i64::MIN, i64::MAX) == expected, "after {most} tiles");
+        whole = n_tiles;
+        if n_tiles < most {
+            break;
+        }
+    }
+    assert_eq!(whole, header.n_keys[Kind::Tiles as usize]);
 }
 
 /// Counts what is charged.
