@@ -2,9 +2,9 @@
 //! prettily, parses to the same tree.
 #![no_main]
 
+use chronolith_query::parser::ast::{DurationExpr, DurationKind, ExprKind, Extent, VectorSelector};
 use chronolith_query::parser::{
-    DurationExpr, DurationKind, Expr, ExprKind, Extent, ParserOptions, VectorSelector, parse_expr,
-    parse_metric_selector, parse_series_desc, prettify,
+    Expr, ParserOptions, parse_expr, parse_metric_selector, parse_series_desc, prettify,
 };
 use libfuzzer_sys::fuzz_target;
 

@@ -278,12 +278,20 @@ fn separate(out: &mut Vec<u8>, any: &mut bool) {
 impl OpenSeries {
     /// Writes points until `out` is as long as `goal`; false once the series is whole.
     fn write(&mut self, out: &mut Vec<u8>, goal: usize, times: &mut TimeTexts) -> bool {
+        // Bits of the last value of this piece and where its text is: many do not change from step to step.
+        let mut last = (0, 0..0);
         while out.len() < goal {
             if let Some((time, value)) = self.floats.next() {
                 self.open(out, List::Floats, b",\"values\":[");
                 times.write(out, &mut self.step, time);
-                write_json_float(out, value);
-                out.extend_from_slice(b"\"]");
+                let start = out.len();
+                if last.0 == value.to_bits() && !last.1.is_empty() {
+                    out.extend_from_within(last.1);
+                } else {
+                    write_json_float(out, value);
+                    out.extend_from_slice(b"\"]");
+                }
+                last = (value.to_bits(), start..out.len());
             } else if let Some((time, value)) = self.histograms.next() {
                 self.open(out, List::Histograms, b",\"histograms\":[");
                 out.push(b'[');
@@ -456,6 +464,23 @@ mod tests {
                 write_time(&mut expected, time);
                 assert_eq!(String::from_utf8(found), String::from_utf8(expected), "{steps:?} {time}");
             }
+        }
+    }
+
+    #[test]
+    fn values_that_do_not_change_are_written_at_each_step() {
+        let values = [0.0, 0.0, -0.0, 0.1, 0.1, 0.1, f64::NAN, f64::NAN, 0.1];
+        let floats: Vec<_> =
+            values.iter().cycle().take(40_000).zip(0..).map(|(&v, t)| (t * 500, v)).collect();
+        let texts: Vec<String> = floats.iter().map(|&(_, value)| format_float(value)).collect();
+        let series = RangeSeries { floats, ..RangeSeries::default() };
+        let value = Value::Matrix(vec![series.clone(), series]);
+        let (text, _) = rendered(&mut QueryAnswer::new(output(value), STEPS, b"", None).unwrap());
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for series in 0..2 {
+            let found = json["data"]["result"][series]["values"].as_array().unwrap();
+            assert!(found.iter().zip(&texts).all(|(found, text)| found[1] == **text));
+            assert_eq!(found.len(), texts.len());
         }
     }
 
