@@ -86,7 +86,9 @@ impl Collector<'_, '_> {
         if written.len() > 1 {
             self.add_written(&written, blocks, lists)?;
         } else {
-            others.append(&mut written);
+            // First, so that a part which the range cuts is asked for what is new only.
+            written.append(&mut others);
+            others = written;
         }
         others.into_iter().try_for_each(|part| if self.has_more(part)? { self.add(part) } else { Ok(()) })
     }
