@@ -1,6 +1,7 @@
 //! The read path against a plain map, over random parts in memory.
 
 use super::*;
+use crate::kv::keys::BlockId;
 use crate::part::{ColumnSlice, ExemplarSink, PartRead, PartSeries, Precedence, Run, RunBuffer, RunValues};
 use chronolith_model::histogram::{CounterResetHint, FloatHistogram, Histogram, IntHistogram, Span};
 use chronolith_model::labels::block_order;
@@ -13,6 +14,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Clone, Debug)]
 enum Value {
@@ -39,12 +41,16 @@ struct MemoryPart {
     series: Vec<(Labels, Samples)>,
     run_length: usize,
     exemplars: Vec<(Labels, Vec<Exemplar>)>,
+    /// It never changes, and its names are known as those of a block are.
+    block: Option<BlockId>,
+    /// Look-ups of names that went through the series.
+    n_walks: Arc<AtomicUsize>,
 }
 
 impl MemoryPart {
     fn new(precedence: Precedence, mut series: Vec<(Labels, Samples)>, run_length: usize) -> Self {
         series.sort_by(|a, b| block_order(&a.0, &b.0));
-        Self { precedence, series, run_length, exemplars: Vec::new() }
+        Self { precedence, series, run_length, exemplars: Vec::new(), block: None, n_walks: Arc::default() }
     }
 
     fn matching(&self, select: &PartSelect<'_>) -> Vec<&(Labels, Samples)> {
@@ -93,12 +99,32 @@ impl Part for MemoryPart {
         Ok(Box::new(MemorySeries { series, run_length: self.run_length }))
     }
 
+    fn written_as(
+        &self,
+        select: &PartSelect<'_>,
+        _cx: &dyn QueryContext,
+    ) -> Result<Option<BlockId>, StorageError> {
+        let is_whole = self.matching(select).len() == self.series.len();
+        Ok(self.block.filter(|_| is_whole))
+    }
+
+    fn has_more(
+        &self,
+        label: Option<&str>,
+        _cx: &dyn QueryContext,
+        is_known: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<bool, StorageError> {
+        let mut names = self.series.iter().flat_map(|(labels, _)| labels.iter()).map(|(name, _)| name);
+        Ok(self.block.is_none() || label.is_some() || !names.all(is_known))
+    }
+
     fn label_names(
         &self,
         select: &PartSelect<'_>,
         _cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
+        self.n_walks.fetch_add(1, Ordering::Relaxed);
         self.matching(select).iter().flat_map(|(labels, _)| labels.iter()).for_each(|(name, _)| sink(name));
         Ok(())
     }
@@ -419,6 +445,24 @@ proptest! {
 fn float_series(name: &str, instance: &str, times: &[i64]) -> (Labels, Samples) {
     let labels = Labels::from_pairs([("__name__", name), ("instance", instance)]).unwrap();
     (labels, times.iter().map(|&time| (time, Value::Float(time as f64))).collect())
+}
+
+#[test]
+fn a_block_that_the_range_cuts_is_not_walked_for_names_that_are_known() {
+    let block = |id, times: [&[i64]; 2]| {
+        let series = vec![float_series("a", "x", times[0]), float_series("b", "y", times[1])];
+        MemoryPart { block: Some(BlockId(id)), ..MemoryPart::new(id, series, 100) }
+    };
+    let cx = Unlimited::default();
+    let names = |parts: &[MemoryPart]| {
+        let query = LabelQuery { matcher_sets: &[], mint: 0, maxt: 30, limit: 0 };
+        snapshot(shared(parts), Bounds::default()).label_names(&query, &cx).unwrap()
+    };
+    let (cut, whole) = (block(1, [&[30], &[40]]), block(2, [&[10], &[20]]));
+    assert_eq!(names(&[cut.clone(), whole.clone()]), ["__name__", "instance"]);
+    assert_eq!((cut.n_walks.load(Ordering::Relaxed), whole.n_walks.load(Ordering::Relaxed)), (0, 1));
+    assert_eq!(names(std::slice::from_ref(&cut)), ["__name__", "instance"]);
+    assert_eq!(cut.n_walks.load(Ordering::Relaxed), 1);
 }
 
 #[test]
