@@ -249,6 +249,13 @@ pub trait SelectedSeries: Send + Sync {
     fn warnings(&self) -> Vec<String>;
 }
 
+/// The parts of `range` that lie in each of the partitions of a selector.
+pub fn pieces(partitions: &[Range<u32>], range: Range<u32>) -> impl Iterator<Item = Range<u32>> {
+    let first = partitions.partition_point(|partition| partition.end <= range.start);
+    let within = partitions[first..].iter().take_while(move |partition| partition.start < range.end);
+    within.map(move |partition| partition.start.max(range.start)..partition.end.min(range.end))
+}
+
 /// Sorted, distinct sample times. Series that share their times hold the same `Arc` of one, so that
 /// work done for a column serves all of them: compare with `Arc::ptr_eq`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -433,6 +440,15 @@ impl BitSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_cover_a_range() {
+        let of = |range: Range<u32>| pieces(&[0..20, 20..40, 40..100], range).collect::<Vec<_>>();
+        assert_eq!(of(0..100), [0..20, 20..40, 40..100]);
+        assert_eq!(of(5..41), [5..20, 20..40, 40..41]);
+        assert_eq!(of(20..41), [20..40, 40..41]);
+        assert_eq!(of(21..22), vec![21..22; 1]);
+    }
 
     #[test]
     fn bit_set_iterates_in_order() {

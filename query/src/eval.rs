@@ -3,7 +3,7 @@
 //! An operator knows its output series when it is built (label work only, except where labels depend on values:
 //! topk, count_values and the like evaluate their input then). [`Operator::next`] hands out rows in the order of
 //! the series. Row-wise work travels down to the leaf as [`ColumnMap`]s and runs on worker threads; whatever
-//! folds, folds in series order on one thread, so that any number of threads gives the same bits.
+//! folds, folds in series order, one batch after the other, so that any number of threads gives the same bits.
 
 pub(crate) mod absent;
 pub(crate) mod batch;
@@ -26,6 +26,7 @@ pub(crate) mod smooth;
 pub(crate) mod sort;
 pub(crate) mod spread;
 pub(crate) mod subquery;
+pub(crate) mod turns;
 pub(crate) mod window;
 
 use crate::annotations::Annotations;
@@ -98,6 +99,16 @@ pub(crate) trait Operator: Send {
     /// Fills `out` with the next rows; false at the end.
     fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError>;
 
+    /// Hands all rows that are left to `sink`, in the order of [`Operator::next`]. On any thread, but one after the
+    /// other, so that reading goes on meanwhile.
+    fn for_each(&mut self, cx: &Cx<'_>, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        let mut batch = Batch::default();
+        while self.next(cx, &mut batch)? {
+            sink(self.series(), &mut batch)?;
+        }
+        Ok(())
+    }
+
     /// Takes a row-wise step over, to run it where the rows are made; false if it cannot.
     fn push_map(&mut self, map: &Arc<dyn ColumnMap>) -> bool {
         let _ = map;
@@ -112,6 +123,9 @@ pub(crate) trait Operator: Send {
     /// What was noted: own annotations after those of the children, which come in the order of the text.
     fn finish(self: Box<Self>) -> Annotations;
 }
+
+/// What takes rows: the series of their operator, and a batch, which it may keep.
+pub(crate) type Sink<'s> = dyn FnMut(&[OutSeries], &mut Batch) -> Result<(), QueryError> + Send + 's;
 
 /// A step of a pipeline that works row by row and keeps nothing between rows, so every worker can run it.
 pub(crate) trait ColumnMap: Send + Sync {
@@ -227,11 +241,10 @@ impl Cx<'_> {
     /// Evaluates all rows of an operator and keeps them.
     pub(crate) fn drain(&self, operator: &mut dyn Operator) -> Result<Rows, QueryError> {
         let mut rows = Rows::default();
-        let mut batch = Batch::default();
-        while operator.next(self, &mut batch)? {
-            rows.push(std::mem::take(&mut batch));
-            self.check()?;
-        }
+        operator.for_each(self, &mut |_, batch| {
+            rows.push(std::mem::take(batch));
+            self.check()
+        })?;
         debug_assert_eq!(rows.len(), operator.series().len());
         Ok(rows)
     }
@@ -279,6 +292,10 @@ impl Operator for Noted {
 
     fn next(&mut self, cx: &Cx<'_>, out: &mut Batch) -> Result<bool, QueryError> {
         self.inner.next(cx, out)
+    }
+
+    fn for_each(&mut self, cx: &Cx<'_>, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        self.inner.for_each(cx, sink)
     }
 
     fn failed_at(&self) -> Option<usize> {

@@ -64,7 +64,6 @@ const SERIES_PER_CHECK: usize = 1000;
 
 /// `sum`, `avg`, `min`, `max`, `count`, `group`, `stddev`, `stdvar` and `quantile`.
 pub(crate) struct Fold {
-    inner: Box<dyn Operator>,
     grid: Grid,
     op: AggregateOp,
     group_of: Vec<u32>,
@@ -78,6 +77,8 @@ pub(crate) struct Fold {
     /// Groups that have a sample, in the order of their first series with one.
     order: Vec<usize>,
     emitted: usize,
+    /// What was noted below, and here.
+    inner_notes: Annotations,
     notes: Annotations,
     /// Where the aggregated vector stands.
     span: Span,
@@ -101,7 +102,7 @@ struct Columns {
 impl Fold {
     pub(crate) fn new(
         cx: &Cx<'_>,
-        inner: Box<dyn Operator>,
+        mut inner: Box<dyn Operator>,
         grid: Grid,
         op: AggregateOp,
         groups: Groups,
@@ -122,7 +123,6 @@ impl Fold {
         let columns = Columns::new(cx, &grid, op, n_groups)?;
         let histograms = HistogramFold::new(op == AggregateOp::Avg, span);
         let mut fold = Self {
-            inner,
             grid,
             op,
             group_of: groups.group_of,
@@ -134,25 +134,26 @@ impl Fold {
             members: Vec::new(),
             order: Vec::new(),
             emitted: 0,
+            inner_notes: Annotations::default(),
             notes: Annotations::default(),
             span,
         };
         // Series that will lose their name in one group with series that will not: the last step decides.
-        fold.drain(cx, mixed && cx.features.delayed_name_removal)?;
+        fold.drain(cx, &mut *inner, mixed && cx.features.delayed_name_removal)?;
+        fold.inner_notes = inner.finish();
         fold.series = fold.order.iter().map(|&group| fold.series[group]).collect();
         Ok(fold)
     }
 
-    fn drain(&mut self, cx: &Cx<'_>, find_flags: bool) -> Result<(), QueryError> {
+    fn drain(&mut self, cx: &Cx<'_>, inner: &mut dyn Operator, find_flags: bool) -> Result<(), QueryError> {
         let n_words = self.grid.n_words();
         let mut last_step = vec![None; if find_flags { self.series.len() } else { 0 }];
         let mut any = vec![0; n_words];
         let mut seen = vec![false; self.series.len()];
-        let mut batch = Batch::default();
         if self.op == AggregateOp::Quantile {
             self.members = vec![Vec::new(); self.series.len()];
         }
-        while self.inner.next(cx, &mut batch)? {
+        inner.for_each(cx, &mut |all, batch| {
             for at in 0..batch.rows {
                 let series = batch.first + at;
                 let group = self.group_of[series] as usize;
@@ -165,7 +166,7 @@ impl Fold {
                     any.fill(0);
                     row.mark_any(&mut any);
                     let last = super::batch::bits(&any).last();
-                    let drop_name = self.inner.series()[series].drop_name;
+                    let drop_name = all[series].drop_name;
                     if last > last_step[group] {
                         last_step[group] = last;
                         self.series[group].drop_name = drop_name;
@@ -173,30 +174,28 @@ impl Fold {
                         self.series[group].drop_name |= drop_name;
                     }
                 }
-                self.fold_row(cx, group, series, row)?;
+                self.fold_row(cx, group, series, all[series].labels, row)?;
             }
             if self.op == AggregateOp::Quantile {
-                self.kept.push(std::mem::take(&mut batch));
+                self.kept.push(std::mem::take(batch));
             }
-            cx.check()?;
-        }
-        Ok(())
+            cx.check()
+        })
     }
 
-    fn fold_row(&mut self, cx: &Cx<'_>, group: usize, series: usize, row: Row<'_>) -> Result<(), QueryError> {
+    fn fold_row(
+        &mut self,
+        cx: &Cx<'_>,
+        group: usize,
+        series: usize,
+        labels: LabelSetId,
+        row: Row<'_>,
+    ) -> Result<(), QueryError> {
         if let Some(column) = row.histograms {
             match self.op {
                 AggregateOp::Sum | AggregateOp::Avg => {
-                    let name = self.inner.series()[series].labels;
-                    self.histograms.add(
-                        cx,
-                        group,
-                        column,
-                        name,
-                        &self.columns,
-                        &self.grid,
-                        &mut self.notes,
-                    )?;
+                    let (floats, grid, notes) = (&self.columns, &self.grid, &mut self.notes);
+                    self.histograms.add(cx, group, column, labels, floats, grid, notes)?;
                 }
                 AggregateOp::Count | AggregateOp::Group => {}
                 _ => {
@@ -291,7 +290,7 @@ impl Operator for Fold {
     }
 
     fn finish(self: Box<Self>) -> Annotations {
-        let mut notes = self.inner.finish();
+        let mut notes = self.inner_notes;
         notes.merge(self.notes);
         notes
     }

@@ -2,13 +2,13 @@
 
 use super::batch::{Batch, Grid};
 use super::labels::SymbolPairs;
-use super::{ColumnMap, Cx, Operator, OutSeries};
+use super::turns::{AHEAD_PER_THREAD, in_turn};
+use super::{ColumnMap, Cx, Operator, OutSeries, Sink};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::limits::{Charge, SAMPLES_PER_CHECK};
-use chronolith_model::queryable::{SampleBatch, SelectedSeries, TimestampColumn};
+use chronolith_model::queryable::{SampleBatch, SelectedSeries, TimestampColumn, pieces};
 use parking_lot::Mutex;
-use rayon::prelude::*;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
@@ -23,6 +23,11 @@ const CELLS_PER_THREAD: usize = 16 * 1024;
 pub(crate) trait RowSource: Send + Sync {
     /// State of one worker.
     type Scratch: Default + Send;
+
+    /// How much more work a cell is than a rate or a look-up.
+    fn weight(&self) -> usize {
+        1
+    }
 
     /// Fills row `row` of `batch` from series `at` of `samples`, with its own labels.
     #[expect(clippy::too_many_arguments, reason = "one call a row: what it reads, and where it goes")]
@@ -56,6 +61,9 @@ pub(crate) struct Leaf<S: RowSource> {
     spare: Mutex<Spare<S::Scratch>>,
 }
 
+/// The rows of one read.
+type Read = Result<(Vec<Batch>, Vec<Annotations>), QueryError>;
+
 struct Spare<T> {
     decoded: Vec<(SampleBatch, T)>,
     batches: Vec<Batch>,
@@ -72,7 +80,8 @@ impl<S: RowSource> Leaf<S> {
     ) -> Self {
         // So many threads have something to do; each gets an equal part, even of a single tile.
         let n_cells = series.len().saturating_mul(grid.n_steps);
-        let n_threads = (n_cells / CELLS_PER_THREAD).clamp(1, cx.pool.current_num_threads());
+        let n_threads = (n_cells.saturating_mul(source.weight()) / CELLS_PER_THREAD)
+            .clamp(1, cx.pool.current_num_threads());
         let most = series.len().div_ceil(n_threads).max(1);
         let reads = plan_reads(selected.partitions(), cx.rows_per_batch(&grid), most);
         Self {
@@ -91,13 +100,13 @@ impl<S: RowSource> Leaf<S> {
 
     /// Reads one range of series and runs the pipeline over it, a partition at a time, so that rows are made of
     /// samples that the cache still has.
-    fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Result<(Vec<Batch>, Vec<Annotations>), QueryError> {
-        let mut notes = vec![Annotations::default(); self.notes.len()];
+    fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Read {
+        let mut notes = vec![Annotations::default(); 1 + self.maps.len()];
         let (mut samples, mut scratch) = self.spare.lock().decoded.pop().unwrap_or_default();
         let mut batches: Vec<Batch> = Vec::new();
         let mut unchecked = 0;
         let n_rows = cx.rows_per_batch(&self.grid);
-        for piece in pieces(self.selected.partitions(), &range) {
+        for piece in pieces(self.selected.partitions(), range.clone()) {
             samples.clear();
             cx.check()?;
             self.selected.read(piece.clone(), &mut samples, &cx.store)?;
@@ -136,6 +145,36 @@ impl<S: RowSource> Leaf<S> {
     }
 }
 
+impl<S: RowSource> Leaf<S> {
+    /// Hands the rows of the next reads to `sink`, in series order, so that an error in a lower range wins. One read
+    /// is done by the caller, several by the workers.
+    fn read_on(&mut self, cx: &Cx<'_>, n_reads: usize, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        let first = self.next_read;
+        let n_reads = n_reads.min(self.reads.len() - first);
+        self.next_read += n_reads;
+        let mut notes = std::mem::take(&mut self.notes);
+        let this = &*self;
+        let mut take = |read: Read| {
+            let (batches, later) = read?;
+            notes.iter_mut().zip(later).for_each(|(all, later)| all.merge(later));
+            for mut batch in batches {
+                sink(&this.series, &mut batch)?;
+                batch.release();
+                this.spare.lock().batches.push(batch);
+            }
+            Ok(())
+        };
+        let threads = cx.pool.current_num_threads().min(n_reads);
+        let reads = &this.reads[first..self.next_read];
+        let result = match threads {
+            0 | 1 => reads.iter().try_for_each(|range| take(this.run(cx, range.clone()))),
+            _ => in_turn(cx.pool, threads, n_reads, &|at| this.run(cx, reads[at].clone()), &mut take),
+        };
+        self.notes = notes;
+        result
+    }
+}
+
 impl<S: RowSource> Operator for Leaf<S>
 where
     Self: Send,
@@ -156,26 +195,28 @@ where
                 self.spare.lock().batches.push(used);
                 return Ok(true);
             }
-            let rest = &self.reads[self.next_read..];
-            let Some(first) = rest.first() else {
+            if self.next_read == self.reads.len() {
                 return Ok(false);
-            };
-            let threads = cx.pool.current_num_threads();
-            // Small queries stay on the caller. Others keep two reads a worker under way; the results are
-            // taken in series order, so an error in a lower range wins.
-            let results = if threads == 1 || rest.len() == 1 {
-                vec![self.run(cx, first.clone())]
-            } else {
-                let round = &rest[..rest.len().min(2 * threads)];
-                cx.pool.install(|| round.par_iter().map(|range| self.run(cx, range.clone())).collect())
-            };
-            self.next_read += results.len();
-            for result in results {
-                let (batches, notes) = result?;
-                self.notes.iter_mut().zip(notes).for_each(|(all, later)| all.merge(later));
-                self.ready.extend(batches);
             }
+            let n_reads = match cx.pool.current_num_threads() {
+                1 => 1,
+                threads => AHEAD_PER_THREAD * threads,
+            };
+            let mut ready = std::mem::take(&mut self.ready);
+            let result = self.read_on(cx, n_reads, &mut |_, batch| {
+                ready.push_back(std::mem::take(batch));
+                Ok(())
+            });
+            self.ready = ready;
+            result?;
         }
+    }
+
+    fn for_each(&mut self, cx: &Cx<'_>, sink: &mut Sink<'_>) -> Result<(), QueryError> {
+        while let Some(mut batch) = self.ready.pop_front() {
+            sink(&self.series, &mut batch)?;
+        }
+        self.read_on(cx, usize::MAX, sink)
     }
 
     fn push_map(&mut self, map: &Arc<dyn ColumnMap>) -> bool {
@@ -210,13 +251,6 @@ fn plan_reads(partitions: &[Range<u32>], n_rows: usize, most: usize) -> Vec<Rang
         }
     }
     reads
-}
-
-/// The parts of `range` that lie in each of the partitions, which ascend.
-fn pieces(partitions: &[Range<u32>], range: &Range<u32>) -> impl Iterator<Item = Range<u32>> {
-    let first = partitions.partition_point(|partition| partition.end <= range.start);
-    let within = partitions[first..].iter().take_while(|partition| partition.start < range.end);
-    within.map(|partition| partition.start.max(range.start)..partition.end.min(range.end))
 }
 
 /// Plans by timestamp column: series that share a column share its plan.
@@ -336,15 +370,6 @@ impl<P> PlanCache<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pieces_cover_a_range() {
-        let of = |range: Range<u32>| pieces(&[0..20, 20..40, 40..100], &range).collect::<Vec<_>>();
-        assert_eq!(of(0..100), [0..20, 20..40, 40..100]);
-        assert_eq!(of(5..41), [5..20, 20..40, 40..41]);
-        assert_eq!(of(20..41), [20..40, 40..41]);
-        assert_eq!(of(21..22), vec![21..22; 1]);
-    }
 
     #[test]
     fn reads_cover_all_series_in_order() {

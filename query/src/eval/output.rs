@@ -1,6 +1,6 @@
 //! From rows to the value of a query.
 
-use super::batch::{Batch, Grid};
+use super::batch::Grid;
 use super::build::Builder;
 use super::labels::LabelSetId;
 use super::window::OwnedPoints;
@@ -65,18 +65,17 @@ pub(crate) fn vector(
     let mut samples: Vec<InstantSample> = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
     let mut labelled = Labelled::default();
-    let mut batch = Batch::default();
     // Series that became equal when their names went at the end.
     let mut places: HashMap<LabelSetId, Place> = HashMap::new();
     let mut met = false;
     let merges = cx.features.delayed_name_removal && has_equal_labels(operator.series());
-    while operator.next(cx, &mut batch)? {
+    operator.for_each(cx, &mut |series, batch| {
         cx.check()?;
         batch.release();
         for at in 0..batch.rows {
             let Some(value) = batch.row(at).get(0) else { continue };
             if merges {
-                let place = places.entry(operator.series()[batch.first + at].labels).or_default();
+                let place = places.entry(series[batch.first + at].labels).or_default();
                 let (kinds, known) = match value {
                     SampleValue::Float(_) => (&mut place.float, place.histogram),
                     SampleValue::Histogram(_) => (&mut place.histogram, place.float),
@@ -94,12 +93,13 @@ pub(crate) fn vector(
                 }
                 place.at = samples.len();
             }
-            let labels = labelled.labels(cx, &operator.series()[batch.first + at], &mut charge)?;
+            let labels = labelled.labels(cx, &series[batch.first + at], &mut charge)?;
             charge.add_bytes(size_of::<InstantSample>() + histogram_bytes(&value))?;
             charge.add_samples(1)?;
             samples.push(InstantSample { labels, timestamp, value });
         }
-    }
+        Ok(())
+    })?;
     if met {
         return Err(QueryError::same_labelset());
     }
@@ -115,8 +115,7 @@ pub(crate) fn matrix(
     let mut all = Vec::new();
     let mut charge = cx.store.budget.take(0, 0)?;
     let mut labelled = Labelled::default();
-    let mut batch = Batch::default();
-    while operator.next(cx, &mut batch)? {
+    operator.for_each(cx, &mut |series, batch| {
         cx.check()?;
         batch.release();
         for at in 0..batch.rows {
@@ -125,7 +124,7 @@ pub(crate) fn matrix(
                 continue;
             }
             let n_floats = super::batch::count_bits(row.present);
-            let labels = labelled.labels(cx, &operator.series()[batch.first + at], &mut charge)?;
+            let labels = labelled.labels(cx, &series[batch.first + at], &mut charge)?;
             charge.add_bytes(size_of::<RangeSeries>() + n_floats * 16)?;
             charge.add_samples(n_floats)?;
             let floats = match row.dense {
@@ -140,7 +139,8 @@ pub(crate) fn matrix(
             }
             all.push(RangeSeries { labels, floats, histograms });
         }
-    }
+        Ok(())
+    })?;
     sort(&mut all);
     if cx.features.delayed_name_removal && has_equal_labels(operator.series()) {
         all = merge_equal(all)?;

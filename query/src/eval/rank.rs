@@ -113,15 +113,14 @@ pub(crate) fn choose(
     // Prometheus evaluates the vector before it looks at the parameter.
     let possible = possible.map_err(|error| first_failure(cx, &mut *inner, error))?;
     let mut chooser = Chooser::new(cx, op, &grid, groups, parameter, &*inner)?;
-    let mut batch = Batch::default();
-    while inner.next(cx, &mut batch)? {
+    inner.for_each(cx, &mut |_, batch| {
         if possible {
             for at in 0..batch.rows {
                 chooser.offer(batch.first + at, batch.row(at))?;
             }
         }
-        cx.check()?;
-    }
+        cx.check()
+    })?;
     if chooser.histograms_ignored {
         notes.add(Annotation::HistogramIgnoredInAggregation(op.as_str()), spans.whole);
     }

@@ -135,12 +135,13 @@ impl Builder<'_, '_> {
         grid: Grid,
         spans: Vec<Span>,
     ) -> Result<Part, QueryError> {
-        let (mut rows, mut batch) = (Rows::default(), Batch::default());
-        while operator.next(self.cx, &mut batch)? {
+        let mut rows = Rows::default();
+        operator.for_each(self.cx, &mut |_, batch| {
             self.cx.check()?;
             batch.charge_kept()?;
-            rows.push(std::mem::take(&mut batch));
-        }
+            rows.push(std::mem::take(batch));
+            Ok(())
+        })?;
         let series = operator.series().to_vec();
         Ok(Part { grid, series, rows, notes: operator.finish(), spans })
     }

@@ -9,7 +9,7 @@ use super::samples::{Piece, Wanted, append_series};
 use crate::error::StorageError;
 use crate::part::{PartRead, PartSeries, RunBuffer};
 use chronolith_model::queryable::{
-    Lookups, Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop,
+    Lookups, Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop, pieces,
 };
 use chronolith_model::symbols::Symbol;
 use parking_lot::Mutex;
@@ -226,12 +226,7 @@ impl SelectedSeries for Selected {
             hints: Hints::new(self.read.histograms, self.read.mint),
             last: LastPlans::default(),
         });
-        let first = self.partitions.partition_point(|partition| partition.end <= range.start);
-        for partition in &self.partitions[first..] {
-            let piece = partition.start.max(range.start)..partition.end.min(range.end);
-            if piece.is_empty() {
-                break;
-            }
+        for piece in pieces(&self.partitions, range) {
             cx.check()?;
             self.read_piece(piece, &mut scratch, out, cx)?;
         }
