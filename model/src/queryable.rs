@@ -245,6 +245,21 @@ pub trait SelectedSeries: Send + Sync {
     /// [`ReadError`] if the query has to stop, or stored bytes cannot be read or do not decode.
     fn read(&self, range: Range<u32>, out: &mut SampleBatch, cx: &dyn QueryContext) -> Result<(), ReadError>;
 
+    /// Whether each series of `range` has a sample at the only step of [`Select::lookups`] that is no staleness
+    /// marker, in order, where only presence was asked for. False, and nothing of use in `out`, if that is not known
+    /// without [`SelectedSeries::read`]: there are histograms, whose size counts.
+    ///
+    /// # Errors
+    /// As [`SelectedSeries::read`].
+    fn present(
+        &self,
+        _range: Range<u32>,
+        _out: &mut Vec<bool>,
+        _cx: &dyn QueryContext,
+    ) -> Result<bool, ReadError> {
+        Ok(false)
+    }
+
     /// What could not be served (quarantined blocks); not PromQL annotations.
     fn warnings(&self) -> Vec<String>;
 }

@@ -7,6 +7,7 @@ use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::{Estimate, HistogramNeed, Lookups, Projection, QueryContext};
+use chronolith_model::sample::is_stale;
 use chronolith_model::symbols::Symbol;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -205,6 +206,22 @@ pub trait PartSeries: Send + Sync {
         cx: &dyn QueryContext,
     ) -> Result<(), StorageError>;
 
+    /// Appends the last float of each series of `range` within `[read.mint, read.maxt]`, or false if that is not
+    /// known without [`PartSeries::read`]: the last sample is a histogram, or some are deleted.
+    ///
+    /// # Errors
+    /// As [`PartSeries::read`].
+    fn last_floats(
+        &self,
+        _range: Range<u32>,
+        _read: &PartRead,
+        _known: &mut KnownColumns,
+        _out: &mut Vec<Option<LastFloat>>,
+        _cx: &dyn QueryContext,
+    ) -> Result<bool, StorageError> {
+        Ok(false)
+    }
+
     /// Index ranges that are cheap to read whole (a tile each), ascending, covering all series.
     fn partitions(&self) -> Vec<Range<u32>>;
 
@@ -251,6 +268,52 @@ impl ColumnSlice {
     pub fn slice(&self, from: u32, count: u32) -> Self {
         assert!(from + count <= self.count);
         Self { column: Arc::clone(&self.column), first: self.first + from, count }
+    }
+}
+
+/// The last float of a series in a range of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastFloat {
+    /// When it is.
+    pub time: i64,
+    /// Whether it is a staleness marker.
+    pub is_stale: bool,
+}
+
+/// Where a range of time ends in the stretches of shared columns that a worker met last, of one part and range.
+#[derive(Debug, Default)]
+pub struct KnownColumns {
+    /// By number of the column.
+    slots: Vec<Option<(Stretch, Option<(u32, i64)>)>>,
+}
+
+/// A stretch of a shared column of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Number of the column.
+    pub column: u32,
+    /// Where it begins.
+    pub first: u32,
+    /// How long it is.
+    pub count: u32,
+    /// Its first time.
+    pub mint: i64,
+}
+
+impl KnownColumns {
+    /// A power of two, more than a worker meets by turns: the targets of a job.
+    const SLOTS: usize = 256;
+
+    /// Position in the stretch and time of the last sample in range, if that is known; `Some(None)`: none is.
+    pub(crate) fn get(&self, stretch: &Stretch) -> Option<Option<(u32, i64)>> {
+        let (known, last) = self.slots.get(stretch.column as usize % Self::SLOTS)?.as_ref()?;
+        (known == stretch).then_some(*last)
+    }
+
+    /// Remembers it.
+    pub(crate) fn insert(&mut self, stretch: Stretch, last: Option<(u32, i64)>) {
+        self.slots.resize(Self::SLOTS, None);
+        self.slots[stretch.column as usize % Self::SLOTS] = Some((stretch, last));
     }
 }
 
@@ -354,33 +417,50 @@ pub enum RunValues {
 }
 
 impl RunBuffer {
-    /// Leaves out the samples before `oldest`. A run may become empty.
-    pub(crate) fn cut_before(&mut self, oldest: i64) {
-        for run in &mut self.runs {
-            let n_cut = run.times.times().partition_point(|&time| time < oldest);
-            if n_cut > 0 {
-                run.cut_front(n_cut);
-            }
-        }
-    }
-
-    /// Leaves out floats before `mint` and after `maxt`: chunks come whole, and an alert wants minutes of hours.
-    /// Histograms stay, because the reset hint of the first one wanted hangs on those before it. A run may
-    /// become empty.
-    pub(crate) fn cut_floats(&mut self, mint: i64, maxt: i64) {
+    /// Leaves out the samples before `oldest`, and floats before `mint` and after `maxt`: chunks come whole, and an
+    /// alert wants minutes of hours. Histograms after `oldest` stay, because the reset hint of the first one wanted
+    /// hangs on those before it. A run may become empty.
+    pub(crate) fn cut(&mut self, oldest: i64, mint: i64, maxt: i64) {
         for run in &mut self.runs {
             let times = run.times.times();
             let (Some(&first), Some(&last)) = (times.first(), times.last()) else { continue };
-            if mint <= first && last <= maxt || matches!(run.values, RunValues::Histograms(_)) {
+            let (mint, maxt) = match run.values {
+                RunValues::Histograms(_) => (oldest, i64::MAX),
+                _ => (mint.max(oldest), maxt),
+            };
+            if mint <= first && last <= maxt {
                 continue;
             }
-            let (n_before, n_kept) =
-                (times.partition_point(|&time| time < mint), times.partition_point(|&time| time <= maxt));
-            run.cut_back(n_kept.max(n_before));
+            let n_before = times.partition_point(|&time| time < mint);
+            run.cut_back(times.partition_point(|&time| time <= maxt).max(n_before));
             if n_before > 0 {
                 run.cut_front(n_before);
             }
         }
+    }
+
+    /// The last float in `[mint, maxt]` of each of `n_series`, or false if there are histograms.
+    pub(crate) fn last_floats(
+        &self,
+        n_series: usize,
+        (mint, maxt): (i64, i64),
+        out: &mut Vec<Option<LastFloat>>,
+    ) -> bool {
+        out.clear();
+        out.resize(n_series, None);
+        for run in &self.runs {
+            let times = run.times.times();
+            let Some(at) = times.partition_point(|&time| time <= maxt).checked_sub(1) else { continue };
+            let value = match &run.values {
+                RunValues::Constant(value) => *value,
+                RunValues::Floats(range) => self.values[range.start + at],
+                RunValues::Histograms(_) => return false,
+            };
+            if times[at] >= mint {
+                out[run.series as usize] = Some(LastFloat { time: times[at], is_stale: is_stale(value) });
+            }
+        }
+        true
     }
 
     /// Empties the buffer and keeps its memory.
@@ -388,5 +468,63 @@ impl RunBuffer {
         self.runs.clear();
         self.values.clear();
         self.histograms.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(times: &[i64], values: RunValues) -> Run {
+        Run {
+            series: 0,
+            times: ColumnSlice::private(times.to_vec()),
+            values,
+            start_timestamps: None,
+            first_of_chunk: false,
+        }
+    }
+
+    #[test]
+    fn floats_are_cut_to_the_range_and_histograms_to_what_is_seen() {
+        let cut = |oldest, values: RunValues| {
+            let mut buffer = RunBuffer { runs: vec![run(&[10, 20, 30, 40], values)], ..RunBuffer::default() };
+            buffer.cut(oldest, 20, 30);
+            let run = buffer.runs.pop().expect("a run stays, if need be without samples");
+            let values = match run.values {
+                RunValues::Floats(range) | RunValues::Histograms(range) => range,
+                RunValues::Constant(_) => 0..0,
+            };
+            (run.times.times().to_vec(), values, run.first_of_chunk)
+        };
+        assert_eq!(cut(0, RunValues::Floats(4..8)), (vec![20, 30], 5..7, true));
+        assert_eq!(cut(25, RunValues::Floats(4..8)), (vec![30], 6..7, true), "the later limit");
+        assert_eq!(cut(35, RunValues::Floats(4..8)), (vec![], 7..7, true));
+        assert_eq!(cut(0, RunValues::Constant(1.0)), (vec![20, 30], 0..0, true));
+        assert_eq!(cut(0, RunValues::Histograms(4..8)), (vec![10, 20, 30, 40], 4..8, false));
+        assert_eq!(cut(25, RunValues::Histograms(4..8)), (vec![30, 40], 6..8, true));
+    }
+
+    #[test]
+    fn the_last_floats_are_those_of_the_last_runs_in_range() {
+        let runs = vec![
+            run(&[10, 20], RunValues::Constant(1.0)),
+            run(&[30, 40], RunValues::Floats(0..2)),
+            Run { series: 2, ..run(&[50], RunValues::Constant(1.0)) },
+        ];
+        let values = vec![1.0, chronolith_model::sample::stale_nan()];
+        let mut buffer = RunBuffer { runs, values, histograms: Vec::new() };
+        let last = |buffer: &RunBuffer, mint, maxt| {
+            let mut out = vec![None; 9];
+            buffer.last_floats(3, (mint, maxt), &mut out).then_some(out)
+        };
+        let float = |time, is_stale| Some(LastFloat { time, is_stale });
+        assert_eq!(last(&buffer, 0, 45), Some(vec![float(40, true), None, None]));
+        assert_eq!(last(&buffer, 0, 39), Some(vec![float(30, false), None, None]));
+        assert_eq!(last(&buffer, 20, 29), Some(vec![float(20, false), None, None]));
+        assert_eq!(last(&buffer, 21, 29), Some(vec![None; 3]));
+        assert_eq!(last(&buffer, 0, 50), Some(vec![float(40, true), None, float(50, false)]));
+        buffer.runs.push(Run { series: 2, ..run(&[60], RunValues::Histograms(0..1)) });
+        assert_eq!(last(&buffer, 0, 60), None);
     }
 }

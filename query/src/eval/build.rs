@@ -231,7 +231,9 @@ impl Builder<'_, '_> {
         let scope = place.scope.clone();
         let read = selector.time;
         let plans = PlanCache::default();
-        let source = Lookup { grid, time, read, lookback_ms: lookback, wanted, scope, plans };
+        let presence =
+            select.lookups.is_some() && !select.values && wanted == Wanted::Value && grid.n_steps == 1;
+        let source = Lookup { grid, time, read, lookback_ms: lookback, wanted, presence, scope, plans };
         Ok(Box::new(Leaf::new(cx, selected, source, grid, series)))
     }
 

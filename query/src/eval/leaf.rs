@@ -7,6 +7,7 @@ use super::{ColumnMap, Cx, Operator, OutSeries, Sink};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::limits::{Charge, SAMPLES_PER_CHECK};
+use crate::stats::Scope;
 use chronolith_model::queryable::{SampleBatch, SelectedSeries, TimestampColumn, pieces};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -42,6 +43,12 @@ pub(crate) trait RowSource: Send + Sync {
         row: usize,
         notes: &mut Annotations,
     ) -> Result<(), QueryError>;
+
+    /// Where samples of a single step are counted, if nothing but their being there matters: the store is asked for
+    /// that first, and rows are filled with any value.
+    fn presence(&self) -> Option<&Scope> {
+        None
+    }
 }
 
 /// The series of a selector and the pipeline behind them.
@@ -106,11 +113,22 @@ impl<S: RowSource> Leaf<S> {
         let mut batches: Vec<Batch> = Vec::new();
         let mut unchecked = 0;
         let n_rows = cx.rows_per_batch(&self.grid);
+        let mut present = Vec::new();
         for piece in pieces(self.selected.partitions(), range.clone()) {
             samples.clear();
             cx.check()?;
-            self.selected.read(piece.clone(), &mut samples, &cx.store)?;
-            assert_eq!(samples.series.len(), piece.len(), "a read gives an entry for each series");
+            let is_known = match self.source.presence() {
+                Some(scope) if self.selected.present(piece.clone(), &mut present, &cx.store)? => {
+                    let n_present = present.iter().filter(|&&present| present).count() as u64;
+                    scope.add_step(0, n_present, n_present);
+                    true
+                }
+                _ => {
+                    self.selected.read(piece.clone(), &mut samples, &cx.store)?;
+                    assert_eq!(samples.series.len(), piece.len(), "a read gives an entry for each series");
+                    false
+                }
+            };
             if !samples.histograms.is_empty() {
                 cx.store.budget.note_histograms();
             }
@@ -124,14 +142,20 @@ impl<S: RowSource> Leaf<S> {
                     batch.reset(cx, &self.grid, index as usize, rows)?;
                     batches.push(batch);
                 }
-                unchecked += samples.series[at].timestamps.times.len().max(self.grid.n_steps);
-                if unchecked > SAMPLES_PER_CHECK {
-                    cx.check()?;
-                    unchecked = 0;
-                }
-                let labels = self.selected.labels(index);
                 let batch = batches.last_mut().expect("the first row began one");
-                self.source.fill(cx, &mut scratch, &samples, at, labels, batch, row, &mut notes[0])?;
+                if is_known {
+                    if present[at] {
+                        batch.row_mut(row).fill(0.0);
+                    }
+                } else {
+                    unchecked += samples.series[at].timestamps.times.len().max(self.grid.n_steps);
+                    if unchecked > SAMPLES_PER_CHECK {
+                        cx.check()?;
+                        unchecked = 0;
+                    }
+                    let labels = self.selected.labels(index);
+                    self.source.fill(cx, &mut scratch, &samples, at, labels, batch, row, &mut notes[0])?;
+                }
                 if row + 1 == rows {
                     batch.charge_samples()?;
                     for (map, notes) in self.maps.iter().zip(&mut notes[1..]) {

@@ -71,6 +71,8 @@ pub(crate) struct Lookup {
     pub(crate) read: DataTime,
     pub(crate) lookback_ms: i64,
     pub(crate) wanted: Wanted,
+    /// Whether samples of a single step are looked for, and nothing but their being there matters.
+    pub(crate) presence: bool,
     pub(crate) scope: Scope,
     pub(crate) plans: PlanCache<LookupPlan>,
 }
@@ -108,6 +110,10 @@ impl RowSource for Lookup {
             self.scope.add(n_samples, n_samples);
         }
         Ok(())
+    }
+
+    fn presence(&self) -> Option<&Scope> {
+        self.presence.then_some(&self.scope)
     }
 }
 

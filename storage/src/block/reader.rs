@@ -11,7 +11,8 @@ use crate::index::{BlockIndex, Postings, resolve};
 use crate::kv::KvRead;
 use crate::kv::keys::{self, BlockId, Kind};
 use crate::part::{
-    ExemplarSink, KeptNames, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer, Take,
+    ExemplarSink, KeptNames, KnownColumns, LastFloat, Part, PartRead, PartSelect, PartSeries, Precedence,
+    RunBuffer, Take,
 };
 use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
@@ -625,6 +626,21 @@ impl PartSeries for BlockSeries {
             Err(_) => &[],
         };
         self.part.shared.tiles.read(ranks, &deleted, read, out, cx)
+    }
+
+    fn last_floats(
+        &self,
+        range: Range<u32>,
+        read: &PartRead,
+        known: &mut KnownColumns,
+        out: &mut Vec<Option<LastFloat>>,
+        cx: &dyn QueryContext,
+    ) -> Result<bool, StorageError> {
+        let ranks = &self.ranks[range.start as usize..range.end as usize];
+        if !self.part.tombstones.ranges_of(ranks).is_empty() {
+            return Ok(false);
+        }
+        self.part.shared.tiles.last_floats(ranks, read, known, out, cx)
     }
 
     fn partitions(&self) -> Vec<Range<u32>> {

@@ -11,9 +11,10 @@ use crate::error::StorageError;
 use crate::kv::KvRead;
 use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key};
 use crate::lookups;
-use crate::part::{ColumnSlice, PartRead, Run, RunBuffer, RunValues, Take};
+use crate::part::{ColumnSlice, KnownColumns, LastFloat, PartRead, Run, RunBuffer, RunValues, Stretch, Take};
 use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::{HistogramNeed, Lookups, QueryContext, ReadStats};
+use chronolith_model::sample::is_stale;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range, RangeInclusive};
@@ -160,6 +161,118 @@ impl TileReader {
         out: &mut RunBuffer,
         cx: &dyn QueryContext,
     ) -> Result<(), StorageError> {
+        let groups = self.groups(wanted, read.lookups.as_ref(), cx)?;
+        let size_bytes = groups.iter().map(|(_, group)| group.size_bytes()).sum();
+        cx.charge(size_bytes)?;
+        let result = self.read_tiles(&groups, wanted, deleted, read, out, cx);
+        cx.release(size_bytes);
+        result
+    }
+
+    /// The last float in range of each of `ranks`, of which nothing is deleted; false if a histogram is the last
+    /// sample of one. What a count asks for: no sample is put anywhere, and of shared times each stretch is searched
+    /// once.
+    ///
+    /// # Errors
+    /// As [`TileReader::read`].
+    pub fn last_floats(
+        &self,
+        ranks: &[u32],
+        read: &PartRead,
+        known: &mut KnownColumns,
+        out: &mut Vec<Option<LastFloat>>,
+        cx: &dyn QueryContext,
+    ) -> Result<bool, StorageError> {
+        let mint = read.mint.max(self.header.mint);
+        let maxt = read.maxt.min(self.header.maxt);
+        let first = out.len();
+        out.resize(first + ranks.len(), None);
+        if mint > maxt {
+            return Ok(true);
+        }
+        let mut at = 0;
+        for group in ranks.chunk_by(|a, b| a / RANKS_PER_TILE == b / RANKS_PER_TILE) {
+            let wanted = Wanted { ranks: group, first_series: at, mint, maxt };
+            let groups = self.groups(&wanted, read.lookups.as_ref(), cx)?;
+            let mut found = vec![None; group.len()];
+            for tile in groups.iter().flat_map(|(_, group)| &group.tiles) {
+                wanted.find_last(tile, &mut found);
+            }
+            let at_end = first + at as usize;
+            let out = &mut out[at_end..at_end + group.len()];
+            if !self.last_of_chunks(&found, &wanted, known, out, cx)? {
+                return Ok(false);
+            }
+            at += group.len() as u32;
+        }
+        Ok(true)
+    }
+
+    /// The last floats in range of some chunks.
+    fn last_of_chunks(
+        &self,
+        found: &[Option<(&Tile, u32)>],
+        wanted: &Wanted<'_>,
+        known: &mut KnownColumns,
+        out: &mut [Option<LastFloat>],
+        cx: &dyn QueryContext,
+    ) -> Result<bool, StorageError> {
+        let entries = found.iter().flatten().map(|&(tile, entry)| &tile.entries()[entry as usize]);
+        let is_unknown = |entry: &&Entry| entry.stretch().is_none_or(|stretch| known.get(&stretch).is_none());
+        let unknown = entries.filter(is_unknown).filter_map(Entry::column);
+        let columns = self.columns(unknown.collect(), cx)?;
+        let mut values = Vec::new();
+        for ((last, found), &rank) in out.iter_mut().zip(found).zip(wanted.ranks) {
+            let &Some((tile, entry)) = found else { continue };
+            let entry = &tile.entries()[entry as usize];
+            if entry.kind != ChunkKind::Float {
+                return Ok(false);
+            }
+            let corrupt = |error: ChunkError| {
+                let what = format!("chunk of series {rank} of block {}", self.header.block_id());
+                StorageError::corrupt(what, error.to_string())
+            };
+            let position = match entry.stretch().and_then(|stretch| known.get(&stretch)) {
+                Some(position) => position,
+                None => {
+                    let column = match entry.column() {
+                        // Another stretch may have taken its place since.
+                        Some(number) if find_column(&columns, number).is_none() => {
+                            self.columns(vec![number], cx)?.pop().map(|column| column.1)
+                        }
+                        number => number.and_then(|number| find_column(&columns, number)).cloned(),
+                    };
+                    let times =
+                        tile.times(entry, column.as_ref().map(|column| &column[..])).map_err(corrupt)?;
+                    let at = times.partition_point(|&time| time <= wanted.maxt).checked_sub(1);
+                    let position = at.map(|at| (at as u32, times[at])).filter(|last| last.1 >= wanted.mint);
+                    if let Some(stretch) = entry.stretch() {
+                        known.insert(stretch, position);
+                    }
+                    position
+                }
+            };
+            let Some((at, time)) = position else { continue };
+            values.clear();
+            let count = entry.count as usize;
+            let value =
+                read_floats(tile.values(entry), count, Some(&[at]), false, &mut values).map_err(corrupt)?;
+            let is_stale = match value {
+                RunValues::Constant(value) => is_stale(value),
+                _ => values.first().is_some_and(|&value| is_stale(value)),
+            };
+            *last = Some(LastFloat { time, is_stale });
+        }
+        Ok(true)
+    }
+
+    /// The groups of tiles of all slices that look-ups see.
+    fn groups(
+        &self,
+        wanted: &Wanted<'_>,
+        lookups: Option<&Lookups>,
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<(u16, Arc<TileGroup>)>, StorageError> {
         let mut groups = Vec::new();
         let slice = |time: i64| u16::try_from(time.div_euclid(SLICE_MS) - self.header.first_slice());
         let not_numbered =
@@ -172,16 +285,12 @@ impl TileReader {
             let is_skipped = |lookups| {
                 self.header.n_histograms == 0 && !lookups::is_seen(lookups, start, start + SLICE_MS - 1)
             };
-            if read.lookups.as_ref().is_some_and(is_skipped) {
+            if lookups.is_some_and(is_skipped) {
                 continue;
             }
             groups.push((slice, self.group(slice, wanted.ranks, cx)?));
         }
-        let size_bytes = groups.iter().map(|(_, group)| group.size_bytes()).sum();
-        cx.charge(size_bytes)?;
-        let result = self.read_tiles(&groups, wanted, deleted, read, out, cx);
-        cx.release(size_bytes);
-        result
+        Ok(groups)
     }
 
     /// The tiles of a slice that may hold chunks of these ranks, which are of one group.
@@ -340,7 +449,8 @@ impl TileReader {
                 deleted(wanted.ranks[(chunk.series - wanted.first_series) as usize]).is_empty()
             });
         }
-        let columns = self.columns_of(&tiles, &found, cx)?;
+        let columns = found.iter().filter_map(|chunk| tiles[chunk.tile as usize].entry(*chunk).column());
+        let columns = self.columns(columns.collect(), cx)?;
         let n_before = out.runs.len();
         out.runs.reserve(found.len());
         let mut n_unchecked = 0;
@@ -386,15 +496,12 @@ impl TileReader {
         })
     }
 
-    /// The shared columns that these chunks refer to, from the cache or read together.
-    fn columns_of(
+    /// Shared columns, by number, from the cache or read together.
+    fn columns(
         &self,
-        tiles: &[OpenTile<'_>],
-        found: &[Found],
+        mut numbers: Vec<u32>,
         cx: &dyn QueryContext,
     ) -> Result<Vec<NumberedColumn>, StorageError> {
-        let mut numbers: Vec<u32> =
-            found.iter().filter_map(|chunk| tiles[chunk.tile as usize].entry(*chunk).column()).collect();
         numbers.dedup();
         numbers.sort_unstable();
         numbers.dedup();
@@ -485,6 +592,20 @@ impl Entry {
             TileTimes::Inline(_) => None,
         }
     }
+
+    /// Whose times the chunk has, where they are neighbours in a shared column.
+    fn stretch(&self) -> Option<Stretch> {
+        match self.times {
+            TileTimes::Shared { column, first } => {
+                Some(Stretch { column, first, count: self.count, mint: self.mint })
+            }
+            TileTimes::Inline(_) | TileTimes::Masked { .. } => None,
+        }
+    }
+}
+
+fn find_column(columns: &[NumberedColumn], number: u32) -> Option<&Arc<Vec<i64>>> {
+    columns.binary_search_by_key(&number, |column| column.0).ok().map(|at| &columns[at].1)
 }
 
 /// Ranks of one group and the time wanted of them.
@@ -514,6 +635,25 @@ impl Wanted<'_> {
                 let is_before = next.is_some_and(|next| next.mint <= self.mint);
                 if !is_before && entry.mint <= self.maxt {
                     found.push(Found { series, tile: number, entry: at as u32, in_part: false });
+                }
+                at += 1;
+            }
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// Makes `found` the last chunks of a tile that begin in time, where it has some.
+    fn find_last<'t>(&self, tile: &'t Tile, found: &mut [Option<(&'t Tile, u32)>]) {
+        let entries = tile.entries();
+        let mut at = 0;
+        for (found, &rank) in found.iter_mut().zip(self.ranks) {
+            if entries.get(at).is_some_and(|entry| entry.rank < rank) {
+                at += entries[at..].partition_point(|entry| entry.rank < rank);
+            }
+            while let Some(entry) = entries.get(at).filter(|entry| entry.rank == rank) {
+                if entry.mint <= self.maxt {
+                    *found = Some((tile, at as u32));
                 }
                 at += 1;
             }
@@ -603,9 +743,7 @@ impl OpenTile<'_> {
         if let Some(times) = &self.times[times_of] {
             return Ok(times.clone());
         }
-        let shared = entry.column().and_then(|number| {
-            columns.binary_search_by_key(&number, |column| column.0).ok().map(|at| &columns[at].1)
-        });
+        let shared = entry.column().and_then(|number| find_column(columns, number));
         let times = match (&entry.times, shared) {
             (&TileTimes::Shared { first, .. }, Some(column)) => {
                 let stretch = column.get(first as usize..first as usize + entry.count as usize);

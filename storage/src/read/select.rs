@@ -7,7 +7,7 @@ use super::lease::{Lease, Leased};
 use super::merge::{Merged, merge};
 use super::samples::{Piece, Wanted, append_series};
 use crate::error::StorageError;
-use crate::part::{PartRead, PartSeries, RunBuffer};
+use crate::part::{KnownColumns, LastFloat, PartRead, PartSeries, RunBuffer};
 use chronolith_model::queryable::{
     Lookups, Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop, pieces,
 };
@@ -124,8 +124,7 @@ impl Selected {
             if !range.is_empty() {
                 let buffer = &mut scratch.buffers[part];
                 self.parts[part].read(range.clone(), &self.read, buffer, cx)?;
-                buffer.cut_before(self.oldest);
-                buffer.cut_floats(self.read.mint, self.read.maxt);
+                buffer.cut(self.oldest, self.read.mint, self.read.maxt);
             }
         }
         let size_bytes = scratch.buffers.iter().map(buffer_bytes).sum();
@@ -134,6 +133,59 @@ impl Selected {
         let assembled = self.assemble(&range, &wanted, scratch, out, cx);
         cx.release(size_bytes);
         assembled
+    }
+
+    /// Which series of `range` have a float at the only step, or false where there are histograms. Of two parts the
+    /// one with the later sample tells; of samples at one time the first part's stays.
+    fn present_piece(
+        &self,
+        range: Range<u32>,
+        scratch: &mut Scratch,
+        out: &mut Vec<bool>,
+        cx: &dyn QueryContext,
+    ) -> Result<bool, StorageError> {
+        let read = PartRead { mint: self.read.mint.max(self.oldest), ..self.read };
+        let wanted = self.part_ranges(&range);
+        for (part, range) in wanted.iter().enumerate() {
+            let Scratch { buffers, seen, .. } = &mut *scratch;
+            let Seen { known, last } = &mut seen[part];
+            last.clear();
+            let series = &self.parts[part];
+            if range.is_empty() || series.last_floats(range.clone(), &read, known, last, cx)? {
+                continue;
+            }
+            buffers[part].clear();
+            series.read(range.clone(), &self.read, &mut buffers[part], cx)?;
+            let size_bytes = buffer_bytes(&buffers[part]);
+            cx.charge(size_bytes)?;
+            let is_known = buffers[part].last_floats(range.len(), (read.mint, read.maxt), last);
+            cx.release(size_bytes);
+            if !is_known {
+                return Ok(false);
+            }
+        }
+        for index in range {
+            let mut found: Option<LastFloat> = None;
+            for source in self.merged.sources(index as usize) {
+                let part = source.part as usize;
+                let last = scratch.seen[part].last[(source.index - wanted[part].start) as usize];
+                if last.is_some_and(|last| found.is_none_or(|found| last.time > found.time)) {
+                    found = last;
+                }
+            }
+            out.push(found.is_some_and(|found| !found.is_stale));
+        }
+        Ok(true)
+    }
+
+    fn scratch(&self) -> Scratch {
+        let spare = self.spare.lock().pop();
+        spare.unwrap_or_else(|| Scratch {
+            buffers: std::iter::repeat_with(RunBuffer::default).take(self.parts.len()).collect(),
+            seen: std::iter::repeat_with(Seen::default).take(self.parts.len()).collect(),
+            hints: Hints::new(self.read.histograms, self.read.mint),
+            last: LastPlans::default(),
+        })
     }
 
     /// Which series of each part belong to merged series of `range`: they are neighbours, because both
@@ -160,7 +212,7 @@ impl Selected {
         out: &mut SampleBatch,
         cx: &dyn QueryContext,
     ) -> Result<(), StorageError> {
-        let Scratch { buffers, hints, last } = scratch;
+        let Scratch { buffers, hints, last, .. } = scratch;
         let keep = Wanted { values: self.read.values, start_timestamps: self.read.start_timestamps };
         let mut cursors = vec![0usize; buffers.len()];
         let mut pieces: Vec<Piece<'_>> = Vec::new();
@@ -198,8 +250,18 @@ impl Selected {
 /// What a worker keeps between pieces.
 struct Scratch {
     buffers: Vec<RunBuffer>,
+    /// By part.
+    seen: Vec<Seen>,
     hints: Hints,
     last: LastPlans,
+}
+
+/// What a worker knows of the last floats of one part.
+#[derive(Default)]
+struct Seen {
+    known: KnownColumns,
+    /// Of the series of a piece.
+    last: Vec<Option<LastFloat>>,
 }
 
 impl SelectedSeries for Selected {
@@ -220,12 +282,7 @@ impl SelectedSeries for Selected {
 
     fn read(&self, range: Range<u32>, out: &mut SampleBatch, cx: &dyn QueryContext) -> Result<(), ReadError> {
         let cx = &Leased::new(self.lease.as_deref(), cx);
-        let spare = self.spare.lock().pop();
-        let mut scratch = spare.unwrap_or_else(|| Scratch {
-            buffers: std::iter::repeat_with(RunBuffer::default).take(self.parts.len()).collect(),
-            hints: Hints::new(self.read.histograms, self.read.mint),
-            last: LastPlans::default(),
-        });
+        let mut scratch = self.scratch();
         for piece in pieces(&self.partitions, range) {
             cx.check()?;
             self.read_piece(piece, &mut scratch, out, cx)?;
@@ -237,6 +294,28 @@ impl SelectedSeries for Selected {
             self.spare.lock().push(scratch);
         }
         Ok(())
+    }
+
+    fn present(
+        &self,
+        range: Range<u32>,
+        out: &mut Vec<bool>,
+        cx: &dyn QueryContext,
+    ) -> Result<bool, ReadError> {
+        if self.read.values || !self.read.lookups.is_some_and(|lookups| lookups.n_steps == 1) {
+            return Ok(false);
+        }
+        let cx = &Leased::new(self.lease.as_deref(), cx);
+        let mut scratch = self.scratch();
+        out.clear();
+        let mut is_known = true;
+        for piece in pieces(&self.partitions, range) {
+            cx.check()?;
+            is_known = is_known && self.present_piece(piece, &mut scratch, out, cx)?;
+        }
+        scratch.buffers.iter_mut().for_each(RunBuffer::clear);
+        self.spare.lock().push(scratch);
+        Ok(is_known)
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -172,9 +172,11 @@ pub fn look_up(
     let series = snapshot.select(select, &context)?;
     let mut seen = Seen::new();
     let mut batch = SampleBatch::default();
+    let mut present = Vec::new();
     for partition in series.partitions() {
         batch.clear();
         series.read(partition.clone(), &mut batch, &context)?;
+        let is_known = series.present(partition.clone(), &mut present, &context)?;
         for (index, samples) in partition.clone().zip(&batch.series) {
             let times = &samples.timestamps.times;
             assert!(times.is_sorted_by(|a, b| a < b));
@@ -185,6 +187,11 @@ pub fn look_up(
                     (times[at] > time - steps.lookback).then(|| (times[at], text(&batch, samples, at, shown)))
                 })
                 .collect();
+            if is_known {
+                let is_there = |(_, text): &(i64, String)| text != "stale";
+                let expected = at_steps[0].as_ref().is_some_and(is_there);
+                assert_eq!(present[(index - partition.start) as usize], expected, "{select:?}: {at_steps:?}");
+            }
             if at_steps.iter().any(Option::is_some) {
                 let symbols = context.symbols();
                 let pairs = series.labels(index).iter().map(|&(name, value)| {
