@@ -53,6 +53,14 @@ impl KeptNames {
         Ok(Self { names: numbers.collect::<Result<_, E>>()?, keep })
     }
 
+    /// As [`KeptNames::extend`], of labels that lie side by side.
+    pub(crate) fn extend_from_slice(&self, kept: &mut Vec<(u32, u32)>, labels: &[(u32, u32)]) {
+        match self.names.is_empty() && !self.keep {
+            true => kept.extend_from_slice(labels),
+            false => self.extend(kept, labels.iter().copied()),
+        }
+    }
+
     /// Appends those of `labels` that are kept.
     pub(crate) fn extend(&self, kept: &mut Vec<(u32, u32)>, labels: impl IntoIterator<Item = (u32, u32)>) {
         kept.extend(labels.into_iter().filter(|label| self.names.contains(&label.0) == self.keep));
@@ -284,8 +292,11 @@ pub struct LastFloat {
 #[derive(Debug, Default)]
 pub struct KnownColumns {
     /// By number of the column.
-    slots: Vec<Option<(Stretch, Option<(u32, i64)>)>>,
+    slots: Vec<Option<(Stretch, LastOfStretch)>>,
 }
+
+/// Position in the stretch and time of the last sample in range, if there is one.
+type LastOfStretch = Option<(u32, i64)>;
 
 /// A stretch of a shared column of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,14 +315,14 @@ impl KnownColumns {
     /// A power of two, more than a worker meets by turns: the targets of a job.
     const SLOTS: usize = 256;
 
-    /// Position in the stretch and time of the last sample in range, if that is known; `Some(None)`: none is.
-    pub(crate) fn get(&self, stretch: &Stretch) -> Option<Option<(u32, i64)>> {
+    /// The last sample in range, if that is known.
+    pub(crate) fn get(&self, stretch: &Stretch) -> Option<LastOfStretch> {
         let (known, last) = self.slots.get(stretch.column as usize % Self::SLOTS)?.as_ref()?;
         (known == stretch).then_some(*last)
     }
 
     /// Remembers it.
-    pub(crate) fn insert(&mut self, stretch: Stretch, last: Option<(u32, i64)>) {
+    pub(crate) fn insert(&mut self, stretch: Stretch, last: LastOfStretch) {
         self.slots.resize(Self::SLOTS, None);
         self.slots[stretch.column as usize % Self::SLOTS] = Some((stretch, last));
     }

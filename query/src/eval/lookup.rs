@@ -1,9 +1,10 @@
 //! Instant selectors: the last sample at or before each step.
 
 use super::Cx;
-use super::batch::{Batch, Grid, HistogramColumn, Row, count_bits, set_bit};
+use super::batch::{Batch, Grid, HistogramColumn, Row, count_bits};
 use super::labels::SymbolPairs;
 use super::leaf::{LastPlans, PlanCache, RowSource};
+use super::window::advance;
 use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::plan::DataTime;
@@ -29,21 +30,20 @@ impl LookupPlan {
     /// A sample at `t` is seen from `[t, t + lookback_ms)`. Nothing outside the look-back of `read` is there, whatever the store gave.
     fn new(times: &[i64], grid: &Grid, time: DataTime, read: DataTime, lookback_ms: i64) -> Self {
         let mut positions = Vec::with_capacity(grid.n_steps);
+        let mut seen = vec![0; grid.n_words()];
         // One past the last sample at or before the step.
         let mut end = times.partition_point(|&t| t < time.at(grid.start).min(read.at(grid.start)));
-        for step in 0..grid.n_steps {
-            let (at, read) = (time.at(grid.time(step)), read.at(grid.time(step)));
-            let low = at.max(read) - lookback_ms;
-            let at = at.min(read);
-            while end < times.len() && times[end] <= at {
-                end += 1;
+        let mut stride = 0;
+        for (word, seen) in seen.iter_mut().enumerate() {
+            for bit in 0..(grid.n_steps - word * 64).min(64) {
+                let step = grid.time(word * 64 + bit);
+                let (at, read) = (time.at(step), read.at(step));
+                let low = at.max(read) - lookback_ms;
+                end = advance(times, end, at.min(read), &mut stride);
+                let is_seen = end > 0 && times[end - 1] > low;
+                positions.push(if is_seen { (end - 1) as u32 } else { NOTHING });
+                *seen |= u64::from(is_seen) << bit;
             }
-            let seen = end > 0 && times[end - 1] > low;
-            positions.push(if seen { (end - 1) as u32 } else { NOTHING });
-        }
-        let mut seen = vec![0; grid.n_words()];
-        for (step, _) in positions.iter().enumerate().filter(|&(_, &position)| position != NOTHING) {
-            set_bit(&mut seen, step);
         }
         let n_seen = count_bits(&seen);
         Self { positions, seen, n_seen, complete: n_seen == grid.n_steps }
@@ -298,6 +298,35 @@ impl<'s> Kinds<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn positions_are_found_whatever_the_gaps() {
+        let mut state = 1u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        for round in 0..200 {
+            let mut time = 0;
+            let times: Vec<i64> = (0..random(60))
+                .map(|_| {
+                    // Mostly regular, with jitter, gaps and bursts.
+                    time += [15, 15, 15, 14 + random(3), 1, 90][random(6) as usize] as i64;
+                    time
+                })
+                .collect();
+            let (mut limit, interval, mut from, mut stride) = (random(50) as i64, random(80) as i64, 0, 0);
+            for _ in 0..40 {
+                from = advance(&times, from, limit, &mut stride);
+                assert_eq!(
+                    from,
+                    times.partition_point(|&time| time <= limit),
+                    "round {round}: {times:?}, {limit}"
+                );
+                limit += interval;
+            }
+        }
+    }
 
     #[test]
     fn a_step_sees_the_last_sample_that_is_younger_than_the_lookback() {

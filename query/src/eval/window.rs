@@ -112,34 +112,34 @@ impl WindowCall {
         (plan.filled, plan.pairs) = (vec![0; self.grid.n_words()], vec![0; self.grid.n_words()]);
         let mut low = times.partition_point(|&t| t <= start);
         let mut high = low;
-        for step in 0..n_steps {
-            let before = high;
-            while low < times.len() && times[low] <= start {
-                low += 1;
+        let (mut low_stride, mut high_stride) = (0, 0);
+        for (word, (filled, pairs)) in plan.filled.iter_mut().zip(&mut plan.pairs).enumerate() {
+            for bit in 0..(n_steps - word * 64).min(64) {
+                let before = high;
+                low = advance(times, low, start, &mut low_stride);
+                high = advance(times, high.max(low), end, &mut high_stride);
+                plan.low.push(low as u32);
+                plan.high.push(high as u32);
+                let size = high - low;
+                plan.n_total += size as u64;
+                plan.n_read += (high - before.max(low)) as u64;
+                *filled |= u64::from(size >= 1) << bit;
+                *pairs |= u64::from(size >= 2) << bit;
+                if with_geometry {
+                    plan.geometry.push(match &times[low..high] {
+                        [] => [0.0; 3],
+                        window => {
+                            let (first, last) = (window[0], window[size - 1]);
+                            [last - first, first - start, end - last].map(|millis| millis as f64)
+                        }
+                    });
+                }
+                // Behind the last step it may be anywhere.
+                (start, end) = (start.wrapping_add(interval), end.wrapping_add(interval));
             }
-            high = high.max(low);
-            while high < times.len() && times[high] <= end {
-                high += 1;
-            }
-            plan.low.push(low as u32);
-            plan.high.push(high as u32);
-            let size = high - low;
-            plan.n_total += size as u64;
-            plan.n_read += (high - before.max(low)) as u64;
-            plan.filled[step / 64] |= u64::from(size >= 1) << (step % 64);
-            plan.pairs[step / 64] |= u64::from(size >= 2) << (step % 64);
-            if with_geometry {
-                plan.geometry.push(match &times[low..high] {
-                    [] => [0.0; 3],
-                    window => {
-                        let (first, last) = (window[0], window[size - 1]);
-                        [last - first, first - start, end - last].map(|millis| millis as f64 / 1000.0)
-                    }
-                });
-            }
-            // Behind the last step it may be anywhere.
-            (start, end) = (start.wrapping_add(interval), end.wrapping_add(interval));
         }
+        // Several at a time.
+        plan.geometry.as_flattened_mut().iter_mut().for_each(|millis| *millis /= 1000.0);
         if with_geometry {
             let range_s = seconds(self.range_ms);
             plan.factors = self.function.factors(&plan.low, &plan.high, &plan.geometry, range_s);
@@ -315,6 +315,22 @@ impl WindowCall {
             histograms,
         }
     }
+}
+
+/// The first position from `from` on of a time after `limit`. Scrapes are regular, so it mostly lies as far on as the last
+/// time, which two comparisons tell.
+pub(super) fn advance(times: &[i64], from: usize, limit: i64, stride: &mut usize) -> usize {
+    let guess = from + *stride;
+    let is_before = |at: usize| times.get(at).is_none_or(|&time| time <= limit);
+    if guess <= times.len()
+        && (guess == from || is_before(guess - 1))
+        && (guess == times.len() || !is_before(guess))
+    {
+        return guess;
+    }
+    let n = times[from..].iter().take_while(|&&time| time <= limit).count();
+    *stride = n;
+    from + n
 }
 
 /// Looks at the clock every so many samples: one row can hold many long windows.

@@ -204,6 +204,13 @@ impl WindowFunction for Extreme {
                 column.windows(1).for_each(|(step, ..)| row.set(step, value));
             }
             ColumnValues::Constant(_) => return Ok(false),
+            ColumnValues::Each(values) if !self.time && sliding::are_ordered(values) => {
+                let set = |step, value| row.set(step, value);
+                match (self.beats)(1.0, 0.0) {
+                    true => sliding::greatest(column, values, |a, b| if b > a { b } else { a }, set),
+                    false => sliding::greatest(column, values, |a, b| if b < a { b } else { a }, set),
+                }
+            }
             ColumnValues::Each(values) if sliding::pays(column) => {
                 sliding::extremes(column, values, self.beats, |step, at| {
                     row.set(step, self.result(column.times, values, at));
@@ -310,6 +317,10 @@ fn median_absolute_deviation(values: &[f64]) -> f64 {
 /// Source: Prometheus v3.14, `promql/quantile.go`, `quantile`.
 pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     if (0.0..=1.0).contains(&q) {
+        if sliding::are_ordered(values) {
+            values.sort_unstable_by(f64::total_cmp);
+            return quantile_of_sorted(q, values);
+        }
         // Stable, so that zeros of either sign stay in order, as in Prometheus where values are few.
         values.sort_by(|a, b| a.partial_cmp(b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan())));
     }
@@ -574,6 +585,16 @@ mod tests {
         if !values.iter().any(|value| value.is_nan()) {
             sliding::sorted(&column, values, |step, sorted| out[step] = quantile_of_sorted(0.3, sorted));
             same("quantile", &out, 1, &|low, high| quantile(0.3, &mut values[low..high].to_vec()));
+        }
+        if sliding::are_ordered(values) {
+            let (most, least) =
+                (Extreme { beats: |a, b| a > b, time: false }, Extreme { beats: |a, b| a < b, time: false });
+            let find =
+                |extreme: &Extreme, low: usize, high: usize| values[low + extreme.find(&values[low..high])];
+            sliding::greatest(&column, values, f64::max, |step, value| out[step] = value);
+            same("greatest", &out, 1, &|low, high| find(&most, low, high));
+            sliding::greatest(&column, values, f64::min, |step, value| out[step] = value);
+            same("least", &out, 1, &|low, high| find(&least, low, high));
         }
         for beats in [|a: f64, b: f64| a > b, |a, b| a < b, |a, b| a >= b, |a, b| a <= b] {
             let plain = Extreme { beats, time: false };

@@ -448,7 +448,7 @@ impl Part for BlockPart {
                 return Ok(());
             }
             let mut texts = Vec::with_capacity(series.labels.len() * 2);
-            for &(name, value) in &series.labels {
+            for &(name, value) in series.labels {
                 index_text(&shared.index, name, &mut texts)?;
                 index_text(&shared.index, value, &mut texts)?;
             }
@@ -492,9 +492,9 @@ impl BlockSeries {
     ) -> Result<Self, StorageError> {
         let index = &part.shared.index;
         let kept = KeptNames::new(select.labels, |name| index.symbol(name))?;
-        let mut ranks = Vec::new();
+        let mut ranks = Vec::with_capacity(matched.len() as usize);
         let mut labels: Vec<(u32, u32)> = Vec::new();
-        let mut ends = Vec::new();
+        let mut ends = Vec::with_capacity(matched.len() as usize);
         let mut charged = 0;
         index.visit_series(matched, cx, &mut |rank, series| {
             if series.mint > select.maxt || series.maxt < select.mint {
@@ -502,7 +502,7 @@ impl BlockSeries {
             }
             // Numbers of strings, then symbols of the query: eight bytes a label each, rounded up to
             // include ranks and ends.
-            kept.extend(&mut labels, series.labels.iter().copied());
+            kept.extend_from_slice(&mut labels, series.labels);
             if labels.len() >= charged + LABELS_PER_CHARGE {
                 cx.charge((labels.len() - charged) * 24)?;
                 charged = labels.len();

@@ -453,6 +453,15 @@ impl TileReader {
         let columns = self.columns(columns.collect(), cx)?;
         let n_before = out.runs.len();
         out.runs.reserve(found.len());
+        if read.values {
+            let whole = found
+                .iter()
+                .filter(|chunk| !chunk.in_part)
+                .map(|chunk| tiles[chunk.tile as usize].entry(*chunk));
+            let floats = whole.filter(|entry| entry.kind == ChunkKind::Float);
+            // Growing while they are decoded would copy them again and again.
+            out.values.reserve(floats.map(|entry| entry.count as usize).sum());
+        }
         let mut n_unchecked = 0;
         for chunk in found {
             let open = &mut tiles[chunk.tile as usize];

@@ -2,7 +2,7 @@
 
 use super::matching::{IndexReader, PatternCache, Visit};
 use super::postings::Postings;
-use super::series::{IndexedSeries, SeriesGroup, read_group, visit_series};
+use super::series::{SeriesGroup, VisitSeries, read_group, visit_series};
 use super::symbols::{SymbolPart, Symbols};
 use super::values::{read_names, read_values};
 use super::writer::{ANY_VALUE, postings_key};
@@ -82,18 +82,14 @@ impl BlockIndex {
         &self,
         ranks: &Postings,
         cx: &dyn QueryContext,
-        visit: &mut dyn FnMut(u32, &IndexedSeries) -> Result<(), StorageError>,
+        visit: &mut VisitSeries<'_>,
     ) -> Result<(), StorageError> {
         let Some(caches) = &self.caches else { return self.visit_records(ranks, cx, visit) };
-        let mut series = IndexedSeries::default();
         self.visit_groups(caches, ranks, cx, &mut |of_group, group| {
             let Some(group) = group else {
                 return self.visit_records(&Postings::from_sorted(of_group.to_vec()), cx, visit);
             };
-            of_group.iter().try_for_each(|&rank| {
-                group.copy(rank, &mut series);
-                visit(rank, &series)
-            })
+            of_group.iter().try_for_each(|&rank| visit(rank, group.get(rank)))
         })
     }
 
@@ -162,7 +158,7 @@ impl BlockIndex {
         &self,
         ranks: &Postings,
         cx: &dyn QueryContext,
-        visit: &mut dyn FnMut(u32, &IndexedSeries) -> Result<(), StorageError>,
+        visit: &mut VisitSeries<'_>,
     ) -> Result<(), StorageError> {
         let check = &mut || Ok(cx.check()?);
         visit_series(&*self.kv, self.block, self.symbols.len(), ranks, check, visit)

@@ -27,6 +27,17 @@ pub struct IndexedSeries {
     pub maxt: i64,
 }
 
+/// An [`IndexedSeries`] where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct SeriesView<'s> {
+    /// See [`IndexedSeries::labels`].
+    pub labels: &'s [(u32, u32)],
+    /// Time of its first sample.
+    pub mint: i64,
+    /// Time of its last sample.
+    pub maxt: i64,
+}
+
 /// Some neighbouring series, decoded.
 #[derive(Debug)]
 pub struct SeriesGroup {
@@ -43,13 +54,12 @@ pub struct SeriesGroup {
 }
 
 impl SeriesGroup {
-    /// Makes `series` the one with this rank, which is of the group.
-    pub fn copy(&self, rank: u32, series: &mut IndexedSeries) {
+    /// The series with this rank, which is of the group.
+    pub fn get(&self, rank: u32) -> SeriesView<'_> {
         let at = (rank - self.first) as usize;
         let start = if at == 0 { 0 } else { self.ends[at - 1] };
-        series.labels.clear();
-        series.labels.extend_from_slice(&self.labels[start as usize..self.ends[at] as usize]);
-        (series.mint, series.maxt) = self.times[at];
+        let (mint, maxt) = self.times[at];
+        SeriesView { labels: &self.labels[start as usize..self.ends[at] as usize], mint, maxt }
     }
 
     /// First and last time of the series with this rank, which is of the group.
@@ -164,6 +174,9 @@ fn key(block: BlockId, first: u32) -> Vec<u8> {
     keys::key(block, Kind::Series, &first.to_be_bytes())
 }
 
+/// Receives series by rank.
+pub type VisitSeries<'v> = dyn FnMut(u32, SeriesView<'_>) -> Result<(), StorageError> + 'v;
+
 /// Visits the series of `ranks`, ascending. `check` is called before each read.
 ///
 /// # Errors
@@ -174,7 +187,7 @@ pub fn visit_series(
     n_symbols: u32,
     ranks: &Postings,
     check: &mut dyn FnMut() -> Result<(), StorageError>,
-    visit: &mut dyn FnMut(u32, &IndexedSeries) -> Result<(), StorageError>,
+    visit: &mut VisitSeries<'_>,
 ) -> Result<(), StorageError> {
     let mut ranks = ranks.iter().peekable();
     let mut firsts: Vec<u32> = Vec::with_capacity(RECORDS_PER_READ);
@@ -212,7 +225,7 @@ pub fn visit_series(
                         .map_err(|reason| StorageError::corrupt(what(), reason))?;
                     next += 1;
                 }
-                visit(rank, &series)?;
+                visit(rank, SeriesView { labels: &series.labels, mint: series.mint, maxt: series.maxt })?;
             }
         }
     }

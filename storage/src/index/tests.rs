@@ -355,7 +355,7 @@ fn a_damaged_record_is_no_reason_to_miss_its_neighbours() {
     let index = open(kv, &summary);
     let visit = |ranks: std::ops::Range<u32>| {
         let mut n_seen = 0;
-        let mut count = |_: u32, _: &series::IndexedSeries| {
+        let mut count = |_: u32, _: series::SeriesView<'_>| {
             n_seen += 1;
             Ok(())
         };

@@ -83,21 +83,36 @@ impl Collector<'_, '_> {
                 None => others.push(part),
             }
         }
-        if written.len() > 1 {
+        // First, so that a part which the range cuts is asked for what is new only.
+        if !written.is_empty() {
             self.add_written(&written, blocks, lists)?;
-        } else {
-            // First, so that a part which the range cuts is asked for what is new only.
-            written.append(&mut others);
-            others = written;
         }
-        others.into_iter().try_for_each(|part| if self.has_more(part)? { self.add(part) } else { Ok(()) })
+        others.into_iter().try_for_each(
+            |part| {
+                if self.has_more(part, lists)? { self.add(part) } else { Ok(()) }
+            },
+        )
     }
 
-    /// Whether a part may have strings that are not known yet. Without matchers its list says so for less than
-    /// its series, which the range cuts.
-    fn has_more(&mut self, part: &dyn Part) -> Result<bool, StorageError> {
-        if !self.query.matcher_sets.is_empty() || self.strings.sorted.is_empty() {
+    /// Whether a part may have strings that are not known yet. What it has over all its time says so for less than
+    /// its series, which the range cuts: without matchers its own list, with them one that is kept.
+    fn has_more(&mut self, part: &dyn Part, lists: &Lists) -> Result<bool, StorageError> {
+        if self.strings.sorted.is_empty() {
             return Ok(true);
+        }
+        if !self.query.matcher_sets.is_empty() {
+            let query = LabelQuery { mint: i64::MIN, maxt: i64::MAX, limit: 0, ..*self.query };
+            let block = selects(&query).next().map(|select| part.written_as(&select, self.cx)).transpose()?;
+            let Some(block) = block.flatten() else { return Ok(true) };
+            let (wanted, cx) = (self.wanted, self.cx);
+            let strings = Union::new(usize::MAX);
+            let mut ever = Collector { wanted, query: &query, cx, strings, charged: 0 };
+            let listed = ever.add_written(&[part], vec![block], lists);
+            cx.release(ever.charged);
+            listed?;
+            let has_more = ever.strings.sorted.iter().any(|text| self.strings.is_new(text));
+            self.strings.next = 0;
+            return Ok(has_more);
         }
         let label = match self.wanted {
             Wanted::Names => None,

@@ -302,7 +302,7 @@ impl SelectedSeries for Selected {
         out: &mut Vec<bool>,
         cx: &dyn QueryContext,
     ) -> Result<bool, ReadError> {
-        if self.read.values || !self.read.lookups.is_some_and(|lookups| lookups.n_steps == 1) {
+        if self.read.values || self.read.lookups.is_none_or(|lookups| lookups.n_steps != 1) {
             return Ok(false);
         }
         let cx = &Leased::new(self.lease.as_deref(), cx);

@@ -104,7 +104,8 @@ impl Part for MemoryPart {
         select: &PartSelect<'_>,
         _cx: &dyn QueryContext,
     ) -> Result<Option<BlockId>, StorageError> {
-        let is_whole = self.matching(select).len() == self.series.len();
+        let ever = PartSelect { mint: i64::MIN, maxt: i64::MAX, ..*select };
+        let is_whole = self.matching(select).len() == self.matching(&ever).len();
         Ok(self.block.filter(|_| is_whole))
     }
 
@@ -136,6 +137,7 @@ impl Part for MemoryPart {
         _cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
+        self.n_walks.fetch_add(1, Ordering::Relaxed);
         self.matching(select).iter().filter_map(|(labels, _)| labels.get(name)).for_each(sink);
         Ok(())
     }
@@ -463,6 +465,37 @@ fn a_block_that_the_range_cuts_is_not_walked_for_names_that_are_known() {
     assert_eq!((cut.n_walks.load(Ordering::Relaxed), whole.n_walks.load(Ordering::Relaxed)), (0, 1));
     assert_eq!(names(std::slice::from_ref(&cut)), ["__name__", "instance"]);
     assert_eq!(cut.n_walks.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn what_matches_in_a_block_that_the_range_cuts_is_listed_once_and_asked_for_where_it_is_not_known() {
+    let block = |id, series: &[(&str, &str, i64)]| {
+        let series = series.iter().map(|&(name, instance, time)| float_series(name, instance, &[time]));
+        MemoryPart { block: Some(BlockId(id)), ..MemoryPart::new(id, series.collect(), 100) }
+    };
+    let cx = Unlimited::default();
+    let lists = Arc::<Lists>::default();
+    let values = |parts: &[MemoryPart], name: &str| {
+        let query = LabelQuery {
+            matcher_sets: &[vec![Matcher::equal("__name__", name)]],
+            mint: 0,
+            maxt: 30,
+            limit: 0,
+        };
+        let bounds = Bounds { lists: Arc::clone(&lists), ..Bounds::default() };
+        snapshot(shared(parts), bounds).label_values("instance", &query, &cx).unwrap()
+    };
+    let whole = block(1, &[("a", "x", 10), ("a", "y", 20)]);
+    let cut = block(2, &[("a", "x", 30), ("a", "y", 40)]);
+    let n_walks = || (whole.n_walks.load(Ordering::Relaxed), cut.n_walks.load(Ordering::Relaxed));
+    for _ in 0..3 {
+        assert_eq!(values(&[whole.clone(), cut.clone()], "a"), ["x", "y"]);
+        assert_eq!(n_walks(), (1, 1), "both are listed once");
+    }
+    // What is new may be outside of the range, so its series are looked at.
+    let more = block(3, &[("a", "u", 25), ("a", "z", 40)]);
+    assert_eq!(values(&[whole.clone(), more.clone()], "a"), ["u", "x", "y"]);
+    assert_eq!(more.n_walks.load(Ordering::Relaxed), 2);
 }
 
 #[test]

@@ -17,6 +17,45 @@ pub(super) fn pays(column: &FloatColumn<'_>) -> bool {
     n_windows >= MIN_WINDOWS && n_samples / n_windows >= MIN_SAMPLES
 }
 
+/// Calls `emit(step, value)` with the greatest value of each window, of those that are nothing but ordered
+/// ([`are_ordered`]): so `max` may join them in any order. Windows are split where one of them ended once: the greatest of
+/// what is left of the first half and that of the second are each known.
+pub(super) fn greatest(
+    column: &FloatColumn<'_>,
+    values: &[f64],
+    max: impl Fn(f64, f64) -> f64,
+    mut emit: impl FnMut(usize, f64),
+) {
+    // The greatest of the samples from each on to the split, and of those behind it.
+    let mut before: Vec<f64> = Vec::new();
+    let (mut split, mut behind, mut end) = (0, f64::NAN, 0);
+    for (step, low, high) in column.windows(1) {
+        if low >= split {
+            (split, end) = (high, high);
+            before.clear();
+            let mut best = values[high - 1];
+            before.extend(values[low..high].iter().rev().map(|&value| {
+                best = max(best, value);
+                best
+            }));
+            emit(step, best);
+            continue;
+        }
+        for &value in &values[end..high] {
+            behind = if end == split { value } else { max(behind, value) };
+            end += 1;
+        }
+        let best = before[split - 1 - low];
+        emit(step, if end > split { max(best, behind) } else { best });
+    }
+}
+
+/// Whether equal values have equal bits, and all can be compared.
+pub(super) fn are_ordered(values: &[f64]) -> bool {
+    let is_odd = |value: f64| value.is_nan() | (value.to_bits() == (-0.0f64).to_bits());
+    !values.iter().fold(false, |any, &value| any | is_odd(value))
+}
+
 /// Calls `emit(step, sample)` with the best sample of each window: the one that no other `beats`. Samples that
 /// are NaN lose; if all are, it is the last.
 pub(super) fn extremes(
