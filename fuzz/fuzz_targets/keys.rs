@@ -9,7 +9,7 @@ use chronolith_storage::block::header::BlockHeader;
 use chronolith_storage::block::side;
 use chronolith_storage::block::tombstones::Tombstone;
 use chronolith_storage::index::postings::Postings;
-use chronolith_storage::index::series::{IndexedSeries, SeriesWriter, visit_series};
+use chronolith_storage::index::series::{IndexedSeries, SeriesView, SeriesWriter, visit_series};
 use chronolith_storage::kv::MemoryKv;
 use chronolith_storage::kv::keys::{BlockId, Kind, key, kind_range, split};
 use libfuzzer_sys::fuzz_target;
@@ -29,7 +29,8 @@ fuzz_target!(|data: &[u8]| {
             if let Ok(exemplars) = side::decode_exemplars(bytes) {
                 // Timestamp, value and number of labels.
                 assert!(exemplars.len() <= bytes.len() / 10);
-                let again = side::decode_exemplars(&side::encode_exemplars(&exemplars)).expect("own exemplars");
+                let again =
+                    side::decode_exemplars(&side::encode_exemplars(&exemplars)).expect("own exemplars");
                 assert_eq!(format!("{again:?}"), format!("{exemplars:?}"));
             }
         }
@@ -75,8 +76,9 @@ fn any_header(bytes: &[u8]) {
 
 fn read_series(kv: &MemoryKv, ranks: &Postings) -> Option<Vec<IndexedSeries>> {
     let mut found = Vec::new();
-    let mut visit = |_, series: &IndexedSeries| {
-        found.push(series.clone());
+    let mut visit = |_, series: SeriesView<'_>| {
+        let SeriesView { labels, mint, maxt } = series;
+        found.push(IndexedSeries { labels: labels.to_vec(), mint, maxt });
         Ok(())
     };
     visit_series(kv, BLOCK, N_SYMBOLS, ranks, &mut || Ok(()), &mut visit).ok()?;
@@ -113,10 +115,12 @@ fn series_come_back(bytes: &[u8]) {
     let number = |byte: u8| u32::from(byte) % N_SYMBOLS;
     let mut all = Vec::new();
     for told in bytes.chunks(8).take(100) {
-        let mut labels: Vec<(u32, u32)> = told.chunks_exact(2).map(|pair| (number(pair[0]), number(pair[1]))).collect();
+        let mut labels: Vec<(u32, u32)> =
+            told.chunks_exact(2).map(|pair| (number(pair[0]), number(pair[1]))).collect();
         labels.sort_unstable();
         labels.dedup_by_key(|label| label.0);
-        let mint = told.iter().fold(0i64, |time, &byte| time.wrapping_mul(259).wrapping_add(i64::from(byte) - 128));
+        let mint =
+            told.iter().fold(0i64, |time, &byte| time.wrapping_mul(259).wrapping_add(i64::from(byte) - 128));
         all.push(IndexedSeries { labels, mint, maxt: mint.saturating_add(i64::from(told[0])) });
     }
     let kv = write_series(&all);
