@@ -3,7 +3,7 @@
 #![no_main]
 
 use chronolith_model::append::{AppendBatch, SeriesKey};
-use chronolith_wire::remote_write::{decompress, v1, v2};
+use chronolith_wire::remote_write::{decompress, samples, v1, v2};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -25,8 +25,20 @@ fn decode(body: &[u8]) {
     }
     let mut refs = Vec::new();
     let mut batch = AppendBatch::default();
-    if v2::decode(body, &mut refs, &mut batch).is_ok() {
+    if let Ok(rejected) = v2::decode(body, &mut refs, &mut batch) {
         check(&batch);
+        let mut usual = AppendBatch::default();
+        if rejected.is_empty() && samples(body, &mut usual, &mut Vec::new()) {
+            // The short way to the samples of a request is no other one.
+            let ranges = |batch: &AppendBatch<'_>| {
+                batch.series.iter().map(|series| series.samples.clone()).collect::<Vec<_>>()
+            };
+            let bits = |batch: &AppendBatch<'_>| {
+                let bits = batch.samples.iter().map(|sample| (sample.timestamp, sample.value.to_bits()));
+                bits.collect::<Vec<_>>()
+            };
+            assert_eq!((ranges(&usual), bits(&usual)), (ranges(&batch), bits(&batch)));
+        }
         let mut encoded = Vec::new();
         let _ = v2::encode(&batch, &mut encoded);
     }

@@ -30,6 +30,8 @@ pub enum SeriesKey<'a> {
     Labels(&'a Labels),
     /// A handle from an earlier append, and the labels to fall back on when it is no longer valid.
     Ref(SeriesRef, &'a Labels),
+    /// A handle from an earlier append alone: the series is left out when it is no longer valid, and counted.
+    Handle(SeriesRef),
 }
 
 /// Turns [`SeriesKey::Encoded`] bytes into label pairs, appended to the list in wire order.
@@ -52,6 +54,9 @@ pub enum InvalidLabels {
     /// A name or value that is not UTF-8.
     #[error("label name or value is not UTF-8")]
     NotUtf8,
+    /// A handle without labels, which is no longer valid or whose labels are asked for.
+    #[error("series is not in memory any more")]
+    HandleAlone,
     /// A label without a name.
     #[error("label with an empty name")]
     EmptyName,
@@ -273,6 +278,8 @@ pub struct AppendOutcome {
     pub refused_too_old: u64,
     /// Too new, or out of range.
     pub refused_too_new: u64,
+    /// Series named by a [`SeriesKey::Handle`] that is no longer valid. Their samples were neither written nor refused.
+    pub expired: u64,
     /// Series with invalid labels (their samples count in `refused`).
     pub refused_labels: u64,
     /// Samples that arrived before the newest of their series and were written.

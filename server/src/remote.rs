@@ -1,3 +1,4 @@
 //! Remote protocols: receiving remote write.
 
+pub mod known;
 pub mod receiver;

@@ -5,6 +5,7 @@ use crate::cli::Settings;
 use crate::config::Config;
 use crate::queries::ActiveQueries;
 use crate::query_log::QueryLog;
+use crate::remote::known::KnownRequests;
 use crate::store::Store;
 use crate::targets::{PoolStatus, Scraping};
 use crate::telemetry::Registry;
@@ -33,6 +34,8 @@ pub struct State {
     /// Remote-write requests that are taken on threads of the runtime: one thread fewer than it has, so that
     /// one is always left for everybody else.
     pub remote_write_at_once: Semaphore,
+    /// Remote-write requests that came before with other samples.
+    pub known_requests: KnownRequests,
     /// Results of range queries.
     pub results: ResultCache,
     /// Large answers that clients have not read yet.
@@ -85,6 +88,7 @@ impl State {
             query_gate: Arc::new(Semaphore::new(settings.max_concurrent_queries)),
             remote_write_gate: Arc::new(Semaphore::new(settings.remote_write_max_in_flight)),
             remote_write_at_once: Semaphore::new(if settings.wal_sync_always { 0 } else { n_threads() - 1 }),
+            known_requests: KnownRequests::default(),
             config: ArcSwap::from_pointee(config),
             registry,
             engine,

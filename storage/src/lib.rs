@@ -20,6 +20,7 @@ mod lookups;
 pub mod metrics;
 pub mod options;
 pub mod part;
+mod prefetch;
 pub mod read;
 pub mod table;
 

@@ -388,23 +388,25 @@ fn varint_of(raw: u64, length: usize) -> Option<u64> {
 /// greatest. `None` if one is longer.
 #[inline]
 pub(super) fn short_numbers(packed: &[u8], out: &mut [u32]) -> Option<(usize, u32)> {
-    let mut bytes = packed.iter();
-    let (mut count, mut greatest) = (0, 0);
-    for place in out {
-        let Some(&first) = bytes.next() else { break };
-        let mut number = u32::from(first);
-        if first >= 0x80 {
-            let second = *bytes.next()?;
-            if second >= 0x80 {
-                return None;
-            }
-            number = number & 0x7f | u32::from(second) << 7;
-        }
+    let (mut at, mut count, mut greatest, mut longer) = (0, 0, 0, 0);
+    // Without a branch: which numbers take two bytes differs from series to series.
+    while let Some(pair) = packed.get(at..).and_then(<[u8]>::first_chunk) {
+        let raw = u32::from(u16::from_le_bytes(*pair));
+        let more = raw >> 7 & 1;
+        longer |= raw >> 15 & more;
+        let number = raw & 0x7f | raw >> 1 & 0x3f80 & more.wrapping_neg();
+        *out.get_mut(count)? = number;
         greatest = greatest.max(number);
-        *place = number;
+        count += 1;
+        at += 1 + more as usize;
+    }
+    if let Some(&last) = packed.get(at) {
+        longer |= u32::from(last >> 7);
+        *out.get_mut(count)? = last.into();
+        greatest = greatest.max(last.into());
         count += 1;
     }
-    Some((count, greatest))
+    (longer == 0).then_some((count, greatest))
 }
 
 pub(super) fn unzigzag(value: u64) -> i64 {

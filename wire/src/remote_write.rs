@@ -6,6 +6,7 @@
 //! the server.
 
 mod histograms;
+mod outline;
 pub mod v1;
 pub mod v2;
 
@@ -13,6 +14,7 @@ pub mod v2;
 mod tests;
 
 pub(crate) use histograms::prepare as prepare_histogram;
+pub use outline::{samples, symbols};
 pub use protobuf::{DecodeError, DecodeErrorKind};
 
 use crate::protobuf;

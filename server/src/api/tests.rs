@@ -5,11 +5,12 @@ mod limits;
 
 use super::*;
 use crate::config::{Config, Environment};
+use crate::remote::known::Seen;
 use crate::store::OpenDb;
 use crate::telemetry::Registry;
 use axum::http::{HeaderMap, Method};
 use chronolith_model::Labels;
-use chronolith_model::append::{AppendBatch, BatchSeries, Sample, SeriesKey};
+use chronolith_model::append::{AppendBatch, BatchSeries, Sample, SeriesKey, SeriesRef};
 use chronolith_storage::Options;
 use chronolith_storage::db::Db;
 use chronolith_storage::options::ManualClock;
@@ -369,6 +370,47 @@ async fn remote_write_negotiates_and_keeps_good_samples() {
 
     let off = Server::new(&["--no-web.enable-remote-write-receiver"]);
     assert_eq!(off.write("prometheus.WriteRequest", v1_body(&series(1.0))).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_request_that_came_before_is_known_by_its_outline() {
+    let server = Server::new(&[]);
+    let series = |names: &[&str], time: i64, value: f64| -> Vec<(Labels, Vec<(i64, f64)>)> {
+        let labels = |name: &&str| Labels::from_pairs([("__name__", *name), ("job", "j")]).unwrap();
+        names.iter().map(|name| (labels(name), vec![(NOW_MS + time, value)])).collect()
+    };
+    let v2 = "io.prometheus.write.v2.Request";
+    let known = |series: &[(Labels, Vec<(i64, f64)>)]| {
+        let mut message = Vec::new();
+        remote_write::decompress(&v2_body(series), 1 << 20, &mut message).unwrap();
+        (server.state.known_requests.look_up(&message), message)
+    };
+    for time in 0..4 {
+        let answer = server.write(v2, v2_body(&series(&["a", "b"], time, time as f64))).await;
+        assert_eq!((answer.status, answer.text()), (204, ""));
+        assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), "2");
+    }
+    assert!(matches!(known(&series(&["a", "b"], 9, 9.0)).0, Seen::Known(..)));
+    // Refusals are told as those of any other request.
+    let answer = server.write(v2, v2_body(&series(&["a", "b"], 3, 7.0))).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("first refused: series {__name__=\"a\", job=\"j\"} at 1700000000003 ms"));
+    assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), "0");
+    // Other series under the same symbols.
+    let answer = server.write(v2, v2_body(&series(&["a", "b", "a"], 4, 4.0))).await;
+    assert_eq!((answer.status, answer.text()), (204, ""));
+    // A handle that is no longer valid.
+    let Seen::Nothing = known(&series(&["c"], 5, 5.0)).0 else { panic!("it comes for the first time") };
+    let (Seen::Again(hash), message) = known(&series(&["c"], 5, 5.0)) else { panic!("it came once") };
+    let expired = SeriesRef { slot: 1 << 20, generation: 1 };
+    server.state.known_requests.learn(hash, &message, Some(vec![expired]));
+    let answer = server.write(v2, v2_body(&series(&["c"], 5, 5.0))).await;
+    assert_eq!((answer.status, answer.text()), (204, ""));
+    assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), "1");
+    for (query, expected) in [("a", 4.0), ("b", 4.0), ("c", 5.0), ("sum_over_time(b[10s])", 10.0)] {
+        let answer = server.get(&format!("/api/v1/query?query={query}&time={}", NOW_S + 1)).await;
+        assert!(answer.text().contains(&format!(",\"{expected}\"]")), "{query}: {}", answer.text());
+    }
 }
 
 #[tokio::test]

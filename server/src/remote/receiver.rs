@@ -6,6 +6,7 @@
 
 use crate::api::Ready;
 use crate::api::response::text;
+use crate::remote::known::Seen;
 use crate::state::State as ServerState;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
@@ -223,6 +224,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Option<Vec<u8>>, axum::
 struct Buffers {
     decompressed: Vec<u8>,
     symbols: Vec<u32>,
+    labels: Vec<u8>,
 }
 
 thread_local! {
@@ -241,6 +243,8 @@ fn take(ready: &Ready, message: Message, body: &[u8], buffers: &mut Buffers) -> 
         buffers.symbols.truncate(KEPT_BUFFER_BYTES / size_of::<u32>());
         buffers.symbols.shrink_to(KEPT_BUFFER_BYTES / size_of::<u32>());
     }
+    buffers.labels.clear();
+    buffers.labels.shrink_to(KEPT_BUFFER_BYTES);
     taken
 }
 
@@ -259,6 +263,22 @@ fn take_inner(
         };
         return (text(status, format!("{error}\n")), nothing);
     }
+    let known_requests = &ready.state.known_requests;
+    let seen = match message {
+        Message::V1 => Seen::Nothing,
+        Message::V2 => known_requests.look_up(&buffers.decompressed),
+    };
+    if let Seen::Known(hash, known) = &seen {
+        let mut batch = AppendBatch::default();
+        if known_requests.decode(known, &buffers.decompressed, &mut batch, &mut buffers.labels) {
+            match ready.store.append(&batch, false) {
+                // Series have left memory. What was taken by then is there already when it comes again below.
+                Ok(outcome) if outcome.expired > 0 => {}
+                result => return conclude(ready, message, &batch, &Rejected::default(), result),
+            }
+        }
+        known_requests.forget(*hash);
+    }
     let mut batch = AppendBatch::default();
     let decoded = match message {
         Message::V1 => remote_write::v1::decode(&buffers.decompressed, &mut batch),
@@ -269,10 +289,28 @@ fn take_inner(
         // Nothing of a message that does not decode is taken.
         Err(error) => return (text(StatusCode::BAD_REQUEST, format!("{error}\n")), nothing),
     };
-    match ready.store.append(&batch, false) {
+    let mut result = ready.store.append(&batch, matches!(seen, Seen::Again(_)));
+    if let (Seen::Again(hash), Ok(outcome)) = (seen, &mut result) {
+        let handles = std::mem::take(&mut outcome.refs).into_iter().collect();
+        let is_whole = rejected.is_empty() && outcome.refused == 0 && batch.metadata.is_empty();
+        known_requests.learn(hash, &buffers.decompressed, if is_whole { handles } else { None });
+    }
+    conclude(ready, message, &batch, &rejected, result)
+}
+
+/// What is answered once a batch was appended, or could not be.
+fn conclude(
+    ready: &Ready,
+    message: Message,
+    batch: &AppendBatch<'_>,
+    rejected: &Rejected,
+    result: Result<AppendOutcome, AppendError>,
+) -> (Response, AppendOutcome) {
+    let nothing = AppendOutcome::default();
+    match result {
         Ok(outcome) => {
             count_refusals(&ready.state, &outcome);
-            (answer(message, &batch, &rejected, &outcome), outcome)
+            (answer(message, batch, rejected, &outcome), outcome)
         }
         Err(AppendError::Unavailable { reason, retry_after_s }) => {
             let reason = format!("the store cannot take samples now: {reason}");

@@ -59,7 +59,9 @@ impl Appender for Recorder {
                     assert_eq!(self.known.lock().get(&labels), Some(&reference));
                     labels
                 }
-                SeriesKey::Encoded(_) | SeriesKey::Symbols(_) => panic!("scrapes name series by labels"),
+                SeriesKey::Encoded(_) | SeriesKey::Symbols(_) | SeriesKey::Handle(_) => {
+                    panic!("scrapes name series by labels")
+                }
             };
             let mut known = self.known.lock();
             let slot = known.len() as u32;

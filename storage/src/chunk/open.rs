@@ -22,6 +22,8 @@
 //! The sizes of blocks double from 16 to 128 bytes; each links back to the one before, so that a chunk
 //! grows without being copied and an append touches one cache line or two.
 
+use crate::prefetch::prefetch;
+
 /// Bytes of the blocks of a chunk: first, second, third, and all that follow.
 const BLOCK_BYTES: [u16; 4] = [16, 32, 64, 128];
 /// Each block starts with the place of the block before it.
@@ -159,6 +161,18 @@ impl OpenChunk {
     /// Bytes of the arena that it occupies.
     pub fn arena_bytes(&self) -> usize {
         (0..self.n_blocks).map(|index| usize::from(block_bytes(index))).sum()
+    }
+
+    /// Asks for the memory to which these bits are written if they are the next value. Nothing is, for a repetition.
+    #[inline]
+    pub fn prefetch(&self, arena: &Arena, bits: u64) {
+        let offset = self.block as usize * PLACE_UNIT;
+        // Without a block it is some other place: to ask for it in vain costs less than to guess.
+        if bits != self.last_bits
+            && let Some(page) = arena.pages.get(offset / PAGE_BYTES)
+        {
+            prefetch(&page[offset % PAGE_BYTES + usize::from(LINK_BYTES + self.bits / 8)]);
+        }
     }
 
     /// Appends a value.

@@ -12,15 +12,15 @@ use crate::error::AppendError;
 use crate::lock::RwLockWriteGuard;
 use crate::log::histogram as histogram_bytes;
 use crate::options::WalSync;
-use chronolith_model::append::{AppendBatch, AppendOutcome, BatchSeries, Refusal, SeriesRef};
+use chronolith_model::append::{AppendBatch, AppendOutcome, BatchSeries, Refusal, SeriesKey, SeriesRef};
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Beyond +-2^53 ms JSON clients would lose digits.
 const MAX_TIMESTAMP: i64 = 1 << 53;
 
-/// Series whose memory is touched before they are appended to, at most the bits of a word.
-const GROUP: usize = 16;
+/// Memory of a series is asked for in three steps, so many series apart, before it is appended to.
+const AHEAD: usize = 8;
 
 /// Timestamps that a batch may have, ends included.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,10 @@ impl TableSet {
         let (mut outcome, first) = (work.outcome, work.first);
         self.flush(&entered, repeats_other_table)?;
         if let Some(first) = first {
-            let text = key_text(batch.series[first.series].key, batch);
+            let text = match batch.series[first.series].key {
+                SeriesKey::Handle(handle) => self.registry.labels_text(handle),
+                key => key_text(key, batch),
+            };
             outcome.first_refused = Some((text, first.timestamp, first.refusal));
         }
         if want_refs {
@@ -178,15 +181,10 @@ impl<'t> Shards<'t> {
 }
 
 impl Shards<'_> {
-    /// Reads what an append to these slots will need of the newest table that is locked.
+    /// The shard of the newest table that is locked.
     #[inline]
-    fn touch(&self, slots: impl Iterator<Item = u32>) {
-        let Some((shard, _)) = self.guards.iter().flatten().next() else { return };
-        let mut sum = 0;
-        for number in slots.filter_map(|slot| shard.ordinal(slot)) {
-            sum ^= shard.series()[number as usize].slot;
-        }
-        std::hint::black_box(sum);
+    fn newest(&self) -> Option<&TableShard> {
+        self.guards.iter().flatten().next().map(|(shard, _)| &**shard)
     }
 }
 
@@ -219,6 +217,10 @@ impl<'w> Work<'w, '_> {
         // unless appends stand still for minutes, and then they are tried again.
         while let Some(index) = expired.pop() {
             let key = self.batch.series[index as usize].key;
+            if let SeriesKey::Handle(_) = key {
+                self.outcome.expired += 1;
+                continue;
+            }
             match self.set.registry.resolve_labels(key, self.batch) {
                 Ok((handle, created)) => {
                     self.outcome.series_created += u64::from(created);
@@ -244,27 +246,39 @@ impl<'w> Work<'w, '_> {
         let entered = self.entered;
         let mut registry = self.set.registry.shards[shard_index].write();
         let mut shards = Shards { index: shard_index, guards: [None, None, None] };
-        for group in indices.chunks(GROUP) {
-            // Three places of memory a series, each found through the one before: touched for a whole
-            // group first, their cache misses overlap.
-            let mut valid = 0u32;
-            for (at, &index) in group.iter().enumerate() {
-                let handle = handles[index as usize].expect("only resolved series are given to shards");
-                let (_, slot) = self.set.registry.split(handle.slot);
-                valid |= u32::from(registry.get(slot, handle.generation).is_some()) << at;
+        if let Some(role) = entered.only_role() {
+            shards.get(entered, role);
+        }
+        let handle_at = |at: usize| {
+            let handle = handles[indices[at] as usize].expect("only resolved series are given to shards");
+            (self.set.registry.split(handle.slot).1, handle.generation)
+        };
+        // Three places of memory a series, each found through the one before. What an append to a series waits
+        // for is asked for while those before it are worked on.
+        for step in 0..indices.len() + 3 * AHEAD {
+            if step < indices.len() {
+                registry.prefetch(handle_at(step).0);
             }
-            shards.touch(group.iter().filter_map(|&index| {
-                let handle = handles[index as usize]?;
-                Some(self.set.registry.split(handle.slot).1)
-            }));
-            for (at, &index) in group.iter().enumerate() {
-                let handle = handles[index as usize].expect("only resolved series are given to shards");
-                let (_, slot) = self.set.registry.split(handle.slot);
-                if valid >> at & 1 == 0 {
-                    expired.push(index);
-                } else {
-                    self.apply_series(index as usize, slot, &mut registry, &mut shards);
+            if let Some(shard) = shards.newest() {
+                let in_reach = |back: usize| step.checked_sub(back).filter(|at| *at < indices.len());
+                if let Some(at) = in_reach(AHEAD) {
+                    shard.prefetch(handle_at(at).0);
                 }
+                if let Some(at) = in_reach(2 * AHEAD) {
+                    let samples = self
+                        .batch
+                        .samples
+                        .get(self.batch.series[indices[at] as usize].samples.start as usize);
+                    shard
+                        .prefetch_values(handle_at(at).0, samples.map_or(0, |sample| sample.value.to_bits()));
+                }
+            }
+            let Some(at) = step.checked_sub(3 * AHEAD) else { continue };
+            let (slot, generation) = handle_at(at);
+            if registry.get(slot, generation).is_none() {
+                expired.push(indices[at]);
+            } else {
+                self.apply_series(indices[at] as usize, slot, &mut registry, &mut shards);
             }
         }
         for (role, guard) in shards.guards.into_iter().enumerate() {

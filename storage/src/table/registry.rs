@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::index::varint::{Bytes, put_varint};
 use crate::metrics::Counter;
+use crate::prefetch::prefetch;
 
 /// A series that no table holds stays for so long: the next run of its window usually wants it back,
 /// and its handles stay valid.
@@ -376,6 +377,16 @@ impl RegistryShard {
         let entries = &self.entries;
         self.by_hash.insert_unique(hash[0], local, |&local| entries[local as usize].hash[0]);
         Ok(local)
+    }
+
+    /// Asks for the memory of the entry in a slot.
+    #[inline]
+    pub(super) fn prefetch(&self, local: u32) {
+        if let Some(entry) = self.entries.get(local as usize) {
+            // It may lie across two cache lines.
+            prefetch(entry);
+            prefetch(&entry.generation);
+        }
     }
 
     /// The entry of a handle, if it is still valid.

@@ -63,6 +63,12 @@ impl Entered {
         }
     }
 
+    /// The role of the table, if only one was entered.
+    pub(super) fn only_role(&self) -> Option<usize> {
+        let mut roles = (0..self.tables.len()).filter(|&role| self.tables[role].is_some());
+        roles.next().filter(|_| roles.next().is_none())
+    }
+
     pub(super) fn table(&self, role: usize) -> Option<&Table> {
         self.tables[role].as_deref()
     }

@@ -7,6 +7,7 @@ use super::index::MemoryIndex;
 use super::late::{Late, LateSample};
 use crate::chunk::open::{Arena, OpenChunk};
 use crate::log::record::{DefinitionsBuilder, SectionBuilder};
+use crate::prefetch::prefetch;
 use chronolith_model::append::Exemplar;
 use std::sync::Arc;
 
@@ -170,6 +171,24 @@ impl TableShard {
     pub fn ordinal(&self, slot: u32) -> Option<u32> {
         let page = self.pages.get(slot as usize / PAGE_SLOTS)?.as_ref()?;
         page[slot as usize % PAGE_SLOTS].checked_sub(1)
+    }
+
+    /// Asks for the memory of the series in a slot.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        if let Some(series) = self.ordinal(slot).and_then(|number| self.series.get(number as usize)) {
+            // It may lie across two cache lines.
+            prefetch(series);
+            prefetch(&series.logged_segment);
+        }
+    }
+
+    /// Asks for the memory to which the next value of the series in a slot is written, if it is written at once.
+    #[inline]
+    pub fn prefetch_values(&self, slot: u32, bits: u64) {
+        if let Some(series) = self.ordinal(slot).and_then(|number| self.series.get(number as usize)) {
+            series.chunk.prefetch(&self.arena, bits);
+        }
     }
 
     /// Takes in a series, as numbers for the index and as text for the log (unless it comes from there).

@@ -411,19 +411,23 @@ fn handles_of_a_batch_are_good_for_the_next_and_expire_with_the_series() {
         batch.samples.push(Sample { timestamp, value: 1.0, start_timestamp: 0 });
         batch.series.push(BatchSeries { key, samples: 0..1, histograms: 0..0, exemplars: 0..0 });
         let outcome = set.append(&batch, true).unwrap();
-        (outcome.refs[0].unwrap(), outcome.series_created)
+        assert_eq!((outcome.samples_written + outcome.expired, outcome.refused), (1, 0));
+        (outcome.refs[0].unwrap(), outcome.series_created, outcome.expired)
     };
-    let (handle, _) = append(SeriesKey::Labels(&series), 10);
-    assert_eq!(append(SeriesKey::Ref(handle, &series), 20), (handle, 0));
+    let (handle, ..) = append(SeriesKey::Labels(&series), 10);
+    assert_eq!(append(SeriesKey::Ref(handle, &series), 20), (handle, 0, 0));
+    assert_eq!(append(SeriesKey::Handle(handle), 25), (handle, 0, 0));
     for number in set.freeze_all() {
         set.sealed(number);
     }
     clock.set(10_000_000);
     set.due();
     assert_eq!(set.stats().n_series, 0);
-    let (other, created) = append(SeriesKey::Ref(handle, &series), 30);
+    assert_eq!(append(SeriesKey::Handle(handle), 30), (handle, 0, 1));
+    let (other, created, _) = append(SeriesKey::Ref(handle, &series), 30);
     assert_ne!(other, handle);
     assert_eq!(created, 1);
+    assert_eq!(append(SeriesKey::Handle(handle), 40).2, 1, "the slot is in use again, by another generation");
 }
 
 #[test]

@@ -519,6 +519,126 @@ fn v2_series_in_their_usual_form_are_read_as_in_any_form() {
     assert_eq!((decoded[0].0.len(), decoded[0].3.series), (25, 17));
 }
 
+/// Labels by number, whether an empty field of metadata follows, and samples.
+type UsualSeries = (Vec<u32>, bool, Vec<(f64, i64)>);
+
+fn usual_request(series: &[UsualSeries]) -> Vec<u8> {
+    let symbols: Vec<String> = (0..200).map(|i| "s".repeat(i)).collect();
+    let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
+    let series = series.iter().map(|(refs, has_metadata, samples)| proto::v2::TimeSeries {
+        labels_refs: refs.iter().map(|number| number / 2).flat_map(|number| [number, number]).collect(),
+        samples: samples.iter().map(|&(value, timestamp)| sample(value, timestamp)).collect(),
+        metadata: has_metadata.then(proto::v2::Metadata::default),
+        ..Default::default()
+    });
+    v2_request(&symbols, series.collect())
+}
+
+/// Where the samples of each series are, and all of them with their bits.
+type RangesAndSamples = (Vec<std::ops::Range<u32>>, Vec<(i64, u64, i64)>);
+/// What a request decodes to: symbols, numbers of each series, and the samples.
+type Decoded = (Vec<String>, Vec<Vec<u32>>, RangesAndSamples);
+
+fn decoded(body: &[u8]) -> Option<Decoded> {
+    let mut refs = Vec::new();
+    let mut batch = AppendBatch::default();
+    if !v2::decode(body, &mut refs, &mut batch).ok()?.is_empty() {
+        return None;
+    }
+    let numbers = |series: &BatchSeries<'_>| match series.key {
+        SeriesKey::Symbols(numbers) => numbers.to_vec(),
+        _ => panic!("symbols"),
+    };
+    let keys = batch.series.iter().map(numbers).collect();
+    let symbols = batch.symbols.iter().map(|&symbol| symbol.to_owned()).collect();
+    Some((symbols, keys, ranges_and_samples(&batch)))
+}
+
+fn ranges_and_samples(batch: &AppendBatch<'_>) -> RangesAndSamples {
+    let sample = |sample: &Sample| (sample.timestamp, sample.value.to_bits(), sample.start_timestamp);
+    let ranges = batch.series.iter().map(|series| series.samples.clone()).collect();
+    (ranges, batch.samples.iter().map(sample).collect())
+}
+
+proptest! {
+    #[test]
+    fn requests_of_the_same_symbols_and_labels_are_about_the_same_series(
+        series in prop::collection::vec(
+            (
+                prop::collection::vec(0u32..400, 1..8),
+                any::<bool>(),
+                prop::collection::vec((prop_oneof![Just(0.0), any::<f64>()], 1i64..1 << 55), 1..3),
+            ),
+            1..12,
+        ),
+        new_samples in prop::collection::vec((any::<f64>(), 1i64..1 << 55), 1..12),
+        changed: prop::sample::Index,
+        at: prop::sample::Index,
+        byte: u8,
+    ) {
+        let first = usual_request(&series);
+        let mut labels = Vec::new();
+        prop_assert!(samples(&first, &mut AppendBatch::default(), &mut labels), "it has the usual form");
+        let (first_symbols, first_keys, ..) = decoded(&first).unwrap();
+        let mut again = series.clone();
+        for (one, sample) in again.iter_mut().zip(&new_samples) {
+            one.1 = !one.1;
+            one.2 = vec![*sample];
+        }
+        let again_body = usual_request(&again);
+        let mut damaged = again_body.clone();
+        *at.get_mut(&mut damaged) = byte;
+        let mut other = again.clone();
+        changed.get_mut(&mut other).0.push(7);
+        let mut fewer = again.clone();
+        fewer.remove(changed.index(again.len()));
+        let mut more = again.clone();
+        more.insert(changed.index(again.len()), again[0].clone());
+        let behind = [&again_body[..], &usual_request(&[])].concat();
+        let bodies =
+            [again_body, damaged, usual_request(&other), usual_request(&fewer), usual_request(&more), behind];
+        for (number, body) in bodies.iter().enumerate() {
+            let mut batch = AppendBatch::default();
+            let mut found = Vec::new();
+            let is_same =
+                samples(body, &mut batch, &mut found) && found == labels && symbols(body) == symbols(&first);
+            prop_assert!(is_same || number > 0, "only samples differ");
+            prop_assert!(!is_same || number < 2, "{number}");
+            if is_same {
+                let expected = (first_symbols.clone(), first_keys.clone(), ranges_and_samples(&batch));
+                prop_assert_eq!(decoded(body), Some(expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_with_more_than_samples_are_left_to_the_general_way() {
+    let usual = proto::v2::TimeSeries {
+        labels_refs: vec![1, 2],
+        samples: vec![sample(1.0, 10)],
+        ..Default::default()
+    };
+    let metadata = proto::v2::Metadata { kind: 1, help_ref: 0, unit_ref: 0 };
+    let exemplar = proto::v2::Exemplar { labels_refs: vec![], value: 1.0, timestamp: 1 };
+    let unusual = [
+        proto::v2::TimeSeries { samples: vec![], ..usual.clone() },
+        proto::v2::TimeSeries { metadata: Some(metadata), ..usual.clone() },
+        proto::v2::TimeSeries { exemplars: vec![exemplar], ..usual.clone() },
+        proto::v2::TimeSeries { histograms: vec![int_histogram()], ..usual.clone() },
+        proto::v2::TimeSeries {
+            samples: vec![proto::Sample { start_timestamp: 9, ..sample(1.0, 10) }],
+            ..usual.clone()
+        },
+    ];
+    let request = |series| v2_request(&["", "__name__", "m"], vec![usual.clone(), series]);
+    let is_usual = |body: &[u8]| samples(body, &mut AppendBatch::default(), &mut Vec::new());
+    assert!(is_usual(&request(usual.clone())));
+    for series in unusual {
+        assert!(!is_usual(&request(series)));
+    }
+}
+
 #[test]
 fn a_request_under_the_name_of_the_other_version_is_refused_not_passed_over() {
     // One empty series in field 1.

@@ -280,6 +280,7 @@ pub(super) fn batch_labels<'a>(
     match key {
         SeriesKey::Encoded(bytes) => return (batch.decode)(bytes, pairs),
         SeriesKey::Labels(labels) | SeriesKey::Ref(_, labels) => pairs.extend(labels.iter()),
+        SeriesKey::Handle(_) => return Err(InvalidLabels::HandleAlone),
         SeriesKey::Symbols(numbers) => {
             let symbol = |number: u32| {
                 let n_symbols = batch.symbols.len();

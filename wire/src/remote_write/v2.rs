@@ -7,9 +7,10 @@
 //! `storage/remote/write_handler.go` (`appendV2`).
 
 use super::histograms::{HistogramDecoder, put_histogram, retain_valid};
+use super::outline::take_samples;
 use super::protobuf::{
-    BYTES, DecodeError, DecodeErrorKind, Reader, double_and_integer, put_bytes, put_double, put_integer,
-    put_message, put_packed, short_numbers,
+    BYTES, DecodeError, DecodeErrorKind, Reader, put_bytes, put_double, put_integer, put_message, put_packed,
+    short_numbers,
 };
 use super::v1::{batch_labels, metric_type_of};
 use super::{Rejected, exemplar, series_text};
@@ -22,7 +23,7 @@ use std::ops::Range;
 
 /// Bytes of a series with few labels and one sample, its part of the symbols included: room for so many is made
 /// at once.
-const USUAL_SERIES_BYTES: usize = 48;
+const USUAL_SERIES_BYTES: usize = 40;
 
 /// Decodes a decompressed request into an empty batch. `refs` receives the symbol numbers of all
 /// series, which the keys of the batch borrow; it can be reused for the next request as it is.
@@ -181,30 +182,25 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// Takes a series of labels, then samples without a start timestamp and nothing else, in short fields and without
-    /// a fault. `None`, and nothing is taken, if it is anything else.
+    /// Takes a series of labels, then samples without a start timestamp and no more than an empty field of metadata, in
+    /// short fields and without a fault. `None`, and nothing is taken, if it is anything else.
     #[inline]
     fn usual(&mut self, content: &[u8]) -> Option<()> {
         let [tag, length, rest @ ..] = content else { return None };
         if *tag != 1 << 3 | BYTES || *length >= 0x80 || !self.invalid_symbols.is_empty() {
             return None;
         }
-        let (packed, mut rest) = rest.split_at_checked(usize::from(*length))?;
+        let (packed, rest) = rest.split_at_checked(usize::from(*length))?;
         let (count, greatest) = short_numbers(packed, self.refs.places(packed.len()))?;
         if !count.is_multiple_of(2) || greatest as usize >= self.batch.symbols.len() {
             return None;
         }
         let first = self.batch.samples.len();
-        while let Some(((value, timestamp), behind)) = double_and_integer(rest, 2 << 3 | BYTES) {
-            let timestamp = timestamp.cast_signed();
-            self.batch.samples.push(Sample { timestamp, value, start_timestamp: 0 });
-            rest = behind;
-        }
-        let last = self.batch.samples.len();
-        if !rest.is_empty() || first == last {
+        if take_samples(rest, &mut self.batch.samples).is_none() {
             self.batch.samples.truncate(first);
             return None;
         }
+        let last = self.batch.samples.len();
         let n_histograms = self.batch.histograms.len() as u32;
         let n_exemplars = self.batch.exemplars.len() as u32;
         self.key_ranges.push(self.refs.len..self.refs.len + count);

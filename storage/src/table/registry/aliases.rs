@@ -8,6 +8,7 @@
 
 use super::hasher::Hash128;
 use crate::lock::{RwLock, RwLockReadGuard};
+use crate::prefetch::prefetch;
 use crate::table::reserve_tight;
 use chronolith_model::append::SeriesRef;
 use std::hint::black_box;
@@ -16,6 +17,8 @@ use std::hint::black_box;
 const N_PARTS: usize = 16;
 /// Aliases looked up together, so that the cache misses of those that do not follow each other overlap.
 const GROUP: usize = 16;
+/// So many entries of a part are asked for before they are compared.
+const AHEAD: usize = 6;
 /// Entries of a part before it may be emptied, whatever the number of series.
 const MIN_LIMIT: usize = 1 << 14;
 /// A place holds the position of an entry + 1 in its low bits and bits of the hash above, so that few
@@ -69,7 +72,11 @@ impl Aliases {
                     continue;
                 };
                 let number = part_of(hash);
-                let entry = parts[number].entries.get(next[number] as usize);
+                let entries = &parts[number].entries;
+                if let Some(ahead) = entries.get(next[number] as usize + AHEAD) {
+                    prefetch(ahead);
+                }
+                let entry = entries.get(next[number] as usize);
                 let entry = entry.filter(|entry| entry.hash == *hash);
                 next[number] = next[number].wrapping_add(u32::from(entry.is_some()));
                 missed |= u32::from(entry.is_none()) << at;

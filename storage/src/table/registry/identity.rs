@@ -29,9 +29,16 @@ pub struct Resolved {
 }
 
 impl Registry {
-    /// Handles for all series of a batch. Those of [`SeriesKey::Ref`] are taken as they are: whether
+    /// Handles for all series of a batch. Those of [`SeriesKey::Ref`] and [`SeriesKey::Handle`] are taken as they are: whether
     /// they are still valid shows when they are used.
     pub fn resolve(&self, batch: &AppendBatch<'_>) -> Resolved {
+        let handles = batch.series.iter().map(|series| match series.key {
+            SeriesKey::Handle(handle) => Some(Some(handle)),
+            _ => None,
+        });
+        if let Some(series) = handles.collect() {
+            return Resolved { series, ..Resolved::default() };
+        }
         let keys = self.hash_keys(batch);
         let mut resolved = Resolved::default();
         self.aliases.resolve(&keys, &mut resolved.series);
@@ -40,7 +47,7 @@ impl Registry {
             if resolved.series[index].is_some() {
                 continue;
             }
-            if let SeriesKey::Ref(handle, _) = series.key {
+            if let SeriesKey::Ref(handle, _) | SeriesKey::Handle(handle) = series.key {
                 resolved.series[index] = Some(handle);
                 continue;
             }
@@ -77,7 +84,7 @@ impl Registry {
                 let hash = SeriesHasher::combine(hashes);
                 all_known.then_some(hash)
             }
-            SeriesKey::Labels(_) | SeriesKey::Ref(..) => None,
+            SeriesKey::Labels(_) | SeriesKey::Ref(..) | SeriesKey::Handle(_) => None,
         };
         batch.series.iter().map(|series| series.key).map(hash).collect()
     }
@@ -135,6 +142,7 @@ fn decode<'a>(
             labels.extend(canonical.iter());
             Ok(())
         }
+        SeriesKey::Handle(_) => Err(InvalidLabels::HandleAlone),
     }
 }
 
