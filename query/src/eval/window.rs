@@ -463,10 +463,24 @@ impl OwnedPoints {
     /// `starts` is empty if start timestamps are not used.
     pub(crate) fn new(samples: &SampleBatch, at: usize, starts: &[i64]) -> Self {
         let series = &samples.series[at];
+        let times = &series.timestamps.times;
+        if series.stale.is_empty() && series.histograms.is_none() {
+            let floats = match &series.floats {
+                Floats::None => return Self::default(),
+                Floats::Constant(value) => vec![*value; times.len()],
+                Floats::Values(range) => floats_of(samples, range).to_vec(),
+            };
+            return Self {
+                float_times: times.clone(),
+                floats,
+                float_starts: starts.to_vec(),
+                ..Self::default()
+            };
+        }
         let kinds = Kinds::new(series);
         let mut points = Self::default();
         let mut stale = series.stale.iter().copied().peekable();
-        for (position, &time) in series.timestamps.times.iter().enumerate() {
+        for (position, &time) in times.iter().enumerate() {
             if stale.peek() == Some(&(position as u32)) {
                 stale.next();
                 continue;
