@@ -137,9 +137,21 @@ impl FloatHistogram {
         Ok(Reconciled { counter_reset_collision, custom_bounds })
     }
 
-    fn combine_exponential(&mut self, other: &Self, compensation: Option<&mut Self>, negative: bool) {
+    fn combine_exponential(&mut self, other: &Self, mut compensation: Option<&mut Self>, negative: bool) {
         let schema = self.schema.min(other.schema);
         let threshold = self.zero_threshold;
+        let ignored = |span: &Span| exponential_bound(span.offset, schema) <= threshold;
+        let starts = [other.positive_spans.first(), other.negative_spans.first()];
+        if self.schema == other.schema
+            && !starts.into_iter().flatten().any(ignored)
+            && self.add_aligned(other, compensation.as_deref_mut(), negative)
+        {
+            if let Some(c) = compensation {
+                c.schema = schema;
+                c.zero_threshold = threshold;
+            }
+            return;
+        }
         let compensated = compensation.is_some();
         let (c_positive, c_negative) = match &compensation {
             Some(c) => (c.positive_buckets.clone(), c.negative_buckets.clone()),
@@ -179,11 +191,50 @@ impl FloatHistogram {
         self.negative_buckets = negative.counts;
     }
 
+    /// Adds buckets where they are if those of both, and of the compensation, lie at the same places; else does nothing
+    /// and returns false. Bucket by bucket it is the sum of [`add_sides`], which would make the same spans.
+    fn add_aligned(&mut self, other: &Self, compensation: Option<&mut Self>, negative: bool) -> bool {
+        let aligned = |with: &Self| {
+            are_aligned(
+                (&self.positive_spans, &self.positive_buckets),
+                (&with.positive_spans, &with.positive_buckets),
+            ) && are_aligned(
+                (&self.negative_spans, &self.negative_buckets),
+                (&with.negative_spans, &with.negative_buckets),
+            )
+        };
+        if !aligned(other) || !compensation.as_deref().is_none_or(aligned) {
+            return false;
+        }
+        let sign = if negative { -1.0 } else { 1.0 };
+        let counts = self.positive_buckets.iter_mut().chain(&mut self.negative_buckets);
+        let cells = counts.zip(other.positive_buckets.iter().chain(&other.negative_buckets));
+        match compensation {
+            Some(c) => {
+                let terms = c.positive_buckets.iter_mut().chain(&mut c.negative_buckets);
+                cells.zip(terms).for_each(|((count, other), term)| {
+                    (*count, *term) = kahan_increment(sign * other, *count, *term);
+                });
+            }
+            None => cells.for_each(|(count, other)| *count += sign * other),
+        }
+        true
+    }
+
     /// Returns whether the bounds had to be reconciled.
-    fn combine_custom(&mut self, other: &Self, compensation: Option<&mut Self>, negative: bool) -> bool {
+    fn combine_custom(&mut self, other: &Self, mut compensation: Option<&mut Self>, negative: bool) -> bool {
         let compensated = compensation.is_some();
-        let c_counts = compensation.as_ref().map_or_else(Vec::new, |c| c.positive_buckets.clone());
         let reconciled = !custom_bounds_match(self.custom_bounds(), other.custom_bounds());
+        if !reconciled
+            && self.negative_buckets.is_empty()
+            && self.add_aligned(other, compensation.as_deref_mut(), negative)
+        {
+            if let Some(c) = compensation {
+                c.custom_values = self.custom_values.clone();
+            }
+            return false;
+        }
+        let c_counts = compensation.as_ref().map_or_else(Vec::new, |c| c.positive_buckets.clone());
         let side = if reconciled {
             let bounds = intersect_bounds(self.custom_bounds(), other.custom_bounds());
             let side = add_to_intersection(self, &c_counts, other, negative, &bounds);
@@ -489,8 +540,8 @@ fn reduce_side(
     target: i32,
     compensated: bool,
 ) -> Side {
-    let mut side = SideBuilder::default();
-    let mut compensation: Vec<f64> = Vec::new();
+    let mut side = SideBuilder::with_capacity(counts.len());
+    let mut compensation: Vec<f64> = Vec::with_capacity(counts.len());
     let mut last_index = None;
     for (i, (index, count)) in indexed(spans, counts).enumerate() {
         let index = if origin == target { index } else { target_index(index, origin, target) };
@@ -513,16 +564,31 @@ fn reduce_side(
     Side { spans: side.spans, counts: side.counts, compensation }
 }
 
+/// Whether the buckets of two sides lie at the same places, told by spans as [`SideBuilder`] makes them: none is empty,
+/// none follows the one before without a gap.
+fn are_aligned((spans, counts): (&[Span], &[f64]), (other_spans, other_counts): (&[Span], &[f64])) -> bool {
+    let is_plain = |(i, span): (usize, &Span)| span.length > 0 && (i == 0 || span.offset > 0);
+    spans == other_spans
+        && counts.len() == other_counts.len()
+        && spans.iter().map(|span| u64::from(span.length)).sum::<u64>() == counts.len() as u64
+        && spans.iter().enumerate().all(is_plain)
+}
+
+/// Buckets that a sum of two layouts gets room for beyond those of the larger one.
+const SPARE_BUCKETS: usize = 4;
+
 /// The union of the buckets of `a` and `b` with their counts added. Buckets of `b` from the start on
 /// are left out while `ignored` says so (they are in the zero bucket).
 fn add_sides(a: &Side, b: &Side, negative: bool, compensated: bool, ignored: impl Fn(i32) -> bool) -> Side {
-    let mut side = SideBuilder::default();
-    let mut compensation = Vec::new();
-    let with_terms = |side: &Side| -> Vec<(i32, f64, f64)> {
-        indexed(&side.spans, &side.counts)
-            .enumerate()
-            .map(|(i, (index, count))| (index, count, side.compensation.get(i).copied().unwrap_or(0.0)))
-            .collect()
+    let n = a.counts.len().max(b.counts.len()) + SPARE_BUCKETS;
+    let mut side = SideBuilder::with_capacity(n);
+    let mut compensation = Vec::with_capacity(n);
+    let with_terms = |side: &Side| {
+        let mut terms: Vec<(i32, f64, f64)> = Vec::with_capacity(side.counts.len());
+        let compensation = |i: usize| side.compensation.get(i).copied().unwrap_or(0.0);
+        let cells = indexed(&side.spans, &side.counts).enumerate();
+        terms.extend(cells.map(|(i, (index, count))| (index, count, compensation(i))));
+        terms
     };
     let a = with_terms(a);
     let mut b: &[(i32, f64, f64)] = &with_terms(b);

@@ -82,6 +82,10 @@ pub(super) struct SideBuilder {
 }
 
 impl SideBuilder {
+    pub(super) fn with_capacity(n_buckets: usize) -> Self {
+        Self { spans: Vec::new(), counts: Vec::with_capacity(n_buckets), next_index: 0 }
+    }
+
     pub(super) fn push(&mut self, index: i32, count: f64) {
         match self.spans.last_mut() {
             Some(span) if index == self.next_index => span.length += 1,

@@ -233,3 +233,51 @@ fn compensated_sums_keep_what_plain_ones_lose() {
     total.kahan_add(&minus, &mut c).unwrap();
     assert_eq!(total.sum + c.sum, 1.0);
 }
+
+/// The same buckets under spans that nobody makes, so that they are added by the general way.
+fn with_cut_spans(h: &FloatHistogram) -> FloatHistogram {
+    let cut = |spans: &[Span]| -> Vec<Span> {
+        spans.iter().flat_map(|span| [*span, Span { offset: 0, length: 0 }]).collect()
+    };
+    FloatHistogram {
+        positive_spans: cut(&h.positive_spans),
+        negative_spans: cut(&h.negative_spans),
+        ..h.clone()
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn buckets_at_the_same_places_are_added_as_any_others(
+        counts in proptest::collection::vec(proptest::collection::vec(-1e18..1e18f64, 14), 1..5),
+        first in -20..20i32,
+        zero_threshold in proptest::prelude::prop_oneof![
+            proptest::prelude::Just(0.0),
+            proptest::prelude::Just(2.0f64.powi(-40)),
+            0.0..4.0f64,
+        ],
+        is_custom in proptest::prelude::any::<bool>(),
+    ) {
+        let histograms: Vec<FloatHistogram> = counts.iter().map(|counts| match is_custom {
+            true => custom(&[1.0, 2.0, 3.0, 4.0, 5.0], &[(0, 2), (1, 3)], &counts[..5]),
+            false => FloatHistogram {
+                zero_threshold,
+                zero_count: counts[13],
+                sum: counts[12],
+                negative_spans: spans(&[(first, 3), (4, 1)]),
+                negative_buckets: counts[6..10].to_vec(),
+                ..exponential(1, &[(first + 1, 2), (2, 4)], &counts[..6])
+            },
+        }).collect();
+        let (mut sum, mut general) = (histograms[0].clone(), with_cut_spans(&histograms[0]));
+        let (mut c, mut general_c) = (sum.new_compensation(), general.new_compensation());
+        for h in &histograms {
+            let reconciled = sum.kahan_add(h, &mut c);
+            assert_eq!(reconciled, general.kahan_add(&with_cut_spans(h), &mut general_c));
+            assert_eq!(format!("{sum:?} {c:?}"), format!("{general:?} {general_c:?}"));
+            assert_eq!(sum.add(h), general.add(&with_cut_spans(h)));
+            assert_eq!(sum.sub(h), general.sub(&with_cut_spans(h)));
+            assert_eq!(format!("{sum:?}"), format!("{general:?}"));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::batch::{Batch, Grid};
 use super::labels::SymbolPairs;
-use super::turns::{AHEAD_PER_THREAD, in_turn};
+use super::turns::{AHEAD_PER_THREAD, Take, in_turn};
 use super::{ColumnMap, Cx, Operator, OutSeries, Sink};
 use crate::annotations::Annotations;
 use crate::error::QueryError;
@@ -19,6 +19,10 @@ use std::sync::Arc;
 const SERIES_PER_READ: usize = 256;
 /// Cells that are worth a thread: about half a millisecond of reading and of windows. Waking one takes a tenth of that.
 const CELLS_PER_THREAD: usize = 16 * 1024;
+/// How much more work a cell of native histograms is than one of floats.
+const HISTOGRAM_WEIGHT: usize = 64;
+/// Parts that their rows are made in, for each thread.
+const PARTS_PER_THREAD: usize = 4;
 
 /// Makes rows out of decoded samples.
 pub(crate) trait RowSource: Send + Sync {
@@ -68,8 +72,8 @@ pub(crate) struct Leaf<S: RowSource> {
     spare: Mutex<Spare<S::Scratch>>,
 }
 
-/// The rows of one read.
-type Read = Result<(Vec<Batch>, Vec<Annotations>), QueryError>;
+/// The rows of one read, and what was noted.
+type Rows = (Vec<Batch>, Vec<Annotations>);
 
 struct Spare<T> {
     decoded: Vec<(SampleBatch, T)>,
@@ -85,10 +89,8 @@ impl<S: RowSource> Leaf<S> {
         grid: Grid,
         series: Vec<OutSeries>,
     ) -> Self {
-        // So many threads have something to do; each gets an equal part, even of a single tile.
-        let n_cells = series.len().saturating_mul(grid.n_steps);
-        let n_threads = (n_cells.saturating_mul(source.weight()) / CELLS_PER_THREAD)
-            .clamp(1, cx.pool.current_num_threads());
+        // Each thread gets an equal part, even of a single tile.
+        let n_threads = n_threads(cx, series.len(), &grid, source.weight());
         let most = series.len().div_ceil(n_threads).max(1);
         let reads = plan_reads(selected.partitions(), cx.rows_per_batch(&grid), most);
         Self {
@@ -106,13 +108,16 @@ impl<S: RowSource> Leaf<S> {
     }
 
     /// Reads one range of series and runs the pipeline over it, a partition at a time, so that rows are made of
-    /// samples that the cache still has.
-    fn run(&self, cx: &Cx<'_>, range: Range<u32>) -> Read {
-        let mut notes = vec![Annotations::default(); 1 + self.maps.len()];
+    /// samples that the cache still has. If `take` is there, no other read is under way: rows of native histograms,
+    /// which take long, are made by the workers then and go there.
+    fn run(
+        &self,
+        cx: &Cx<'_>,
+        range: Range<u32>,
+        mut take: Option<&mut Take<'_, Rows>>,
+    ) -> Result<Rows, QueryError> {
+        let mut made = Made::new(self, range.clone());
         let (mut samples, mut scratch) = self.spare.lock().decoded.pop().unwrap_or_default();
-        let mut batches: Vec<Batch> = Vec::new();
-        let mut unchecked = 0;
-        let n_rows = cx.rows_per_batch(&self.grid);
         let mut present = Vec::new();
         for piece in pieces(self.selected.partitions(), range.clone()) {
             samples.clear();
@@ -134,39 +139,110 @@ impl<S: RowSource> Leaf<S> {
             }
             let decoded_bytes = samples.values.len() * 8 + samples.histograms.len() * 16;
             let _decoded = cx.store.budget.take(decoded_bytes, 0)?;
-            for (at, index) in piece.enumerate() {
-                let row = (index - range.start) as usize % n_rows;
-                let rows = n_rows.min(row + (range.end - index) as usize);
-                if row == 0 {
-                    let mut batch = self.spare.lock().batches.pop().unwrap_or_default();
-                    batch.reset(cx, &self.grid, index as usize, rows)?;
-                    batches.push(batch);
+            let present = is_known.then_some(present.as_slice());
+            let read = ReadPiece { first: piece.start, samples: &samples, present };
+            let is_split = !samples.histograms.is_empty() && made.range.start == piece.start;
+            let n_threads = match cx.batch_rows {
+                _ if !is_split => 1,
+                // In tests the workers get what little there is.
+                Some(_) => cx.pool.current_num_threads(),
+                None => n_threads(cx, piece.len(), &self.grid, HISTOGRAM_WEIGHT),
+            };
+            if n_threads > 1
+                && let Some(take) = &mut take
+            {
+                let n = piece.len().min(PARTS_PER_THREAD * n_threads);
+                let start = |part: usize| piece.start + (piece.len() * part / n) as u32;
+                let make = |part: usize| {
+                    let mut made = Made::new(self, start(part)..start(part + 1));
+                    let mut scratch = S::Scratch::default();
+                    self.make(cx, &read, made.range.clone(), &mut scratch, &mut made)?;
+                    Ok(made.rows)
+                };
+                in_turn(cx.pool, n_threads, n, &make, &mut **take)?;
+                made.range.start = piece.end;
+                continue;
+            }
+            self.make(cx, &read, piece, &mut scratch, &mut made)?;
+        }
+        self.spare.lock().decoded.push((samples, scratch));
+        Ok(made.rows)
+    }
+
+    /// Makes the rows of the series `range` of a piece.
+    fn make(
+        &self,
+        cx: &Cx<'_>,
+        read: &ReadPiece<'_>,
+        range: Range<u32>,
+        scratch: &mut S::Scratch,
+        made: &mut Made,
+    ) -> Result<(), QueryError> {
+        let n_rows = cx.rows_per_batch(&self.grid);
+        let (batches, notes) = &mut made.rows;
+        for index in range {
+            let row = (index - made.range.start) as usize % n_rows;
+            let rows = n_rows.min(row + (made.range.end - index) as usize);
+            if row == 0 {
+                let mut batch = self.spare.lock().batches.pop().unwrap_or_default();
+                batch.reset(cx, &self.grid, index as usize, rows)?;
+                batches.push(batch);
+            }
+            let at = (index - read.first) as usize;
+            let batch = batches.last_mut().expect("the first row began one");
+            if let Some(present) = read.present {
+                if present[at] {
+                    batch.row_mut(row).fill(0.0);
                 }
-                let batch = batches.last_mut().expect("the first row began one");
-                if is_known {
-                    if present[at] {
-                        batch.row_mut(row).fill(0.0);
-                    }
-                } else {
-                    unchecked += samples.series[at].timestamps.times.len().max(self.grid.n_steps);
-                    if unchecked > SAMPLES_PER_CHECK {
-                        cx.check()?;
-                        unchecked = 0;
-                    }
-                    let labels = self.selected.labels(index);
-                    self.source.fill(cx, &mut scratch, &samples, at, labels, batch, row, &mut notes[0])?;
+            } else {
+                made.n_unchecked += read.samples.series[at].timestamps.times.len().max(self.grid.n_steps);
+                if made.n_unchecked > SAMPLES_PER_CHECK {
+                    cx.check()?;
+                    made.n_unchecked = 0;
                 }
-                if row + 1 == rows {
-                    batch.charge_samples()?;
-                    for (map, notes) in self.maps.iter().zip(&mut notes[1..]) {
-                        map.apply(cx, batch, notes)?;
-                    }
+                let labels = self.selected.labels(index);
+                self.source.fill(cx, scratch, read.samples, at, labels, batch, row, &mut notes[0])?;
+            }
+            if row + 1 == rows {
+                batch.charge_samples()?;
+                for (map, notes) in self.maps.iter().zip(&mut notes[1..]) {
+                    map.apply(cx, batch, notes)?;
                 }
             }
         }
-        self.spare.lock().decoded.push((samples, scratch));
-        Ok((batches, notes))
+        Ok(())
     }
+}
+
+/// What was read of a piece.
+struct ReadPiece<'r> {
+    /// Its first series.
+    first: u32,
+    samples: &'r SampleBatch,
+    /// Which series have a sample, where that is all that was asked for.
+    present: Option<&'r [bool]>,
+}
+
+/// Rows that are being made.
+struct Made {
+    /// The series that are still to be cut into batches, or are in the last one.
+    range: Range<u32>,
+    rows: Rows,
+    /// Samples since somebody asked whether to go on.
+    n_unchecked: usize,
+}
+
+impl Made {
+    fn new<S: RowSource>(leaf: &Leaf<S>, range: Range<u32>) -> Self {
+        let notes = vec![Annotations::default(); 1 + leaf.maps.len()];
+        Self { range, rows: (Vec::new(), notes), n_unchecked: 0 }
+    }
+}
+
+/// Threads that have something to do.
+fn n_threads(cx: &Cx<'_>, n_series: usize, grid: &Grid, weight: usize) -> usize {
+    let n_cells = n_series.saturating_mul(grid.n_steps).saturating_mul(weight);
+    (n_cells / CELLS_PER_THREAD).clamp(1, cx.pool.current_num_threads())
 }
 
 impl<S: RowSource> Leaf<S> {
@@ -178,7 +254,7 @@ impl<S: RowSource> Leaf<S> {
         self.next_read += n_reads;
         let mut notes = std::mem::take(&mut self.notes);
         let this = &*self;
-        let mut take = |read: Read| {
+        let mut take = |read: Result<Rows, QueryError>| {
             let (batches, later) = read?;
             notes.iter_mut().zip(later).for_each(|(all, later)| all.merge(later));
             for mut batch in batches {
@@ -191,8 +267,11 @@ impl<S: RowSource> Leaf<S> {
         let threads = cx.pool.current_num_threads().min(n_reads);
         let reads = &this.reads[first..self.next_read];
         let result = match threads {
-            0 | 1 => reads.iter().try_for_each(|range| take(this.run(cx, range.clone()))),
-            _ => in_turn(cx.pool, threads, n_reads, &|at| this.run(cx, reads[at].clone()), &mut take),
+            0 | 1 => reads.iter().try_for_each(|range| {
+                let rows = this.run(cx, range.clone(), Some(&mut take));
+                take(rows)
+            }),
+            _ => in_turn(cx.pool, threads, n_reads, &|at| this.run(cx, reads[at].clone(), None), &mut take),
         };
         self.notes = notes;
         result

@@ -14,7 +14,7 @@ pub(super) const AHEAD_PER_THREAD: usize = 2;
 
 type Result<T> = std::result::Result<T, QueryError>;
 type Work<'t, T> = dyn Fn(usize) -> Result<T> + Sync + 't;
-type Take<'t, T> = dyn FnMut(Result<T>) -> Result<()> + Send + 't;
+pub(super) type Take<'t, T> = dyn FnMut(Result<T>) -> Result<()> + Send + 't;
 
 /// Does `n` pieces of work on `threads` workers and hands the results to `take` in order, up to the first error, that
 /// of a result or of `take` itself.

@@ -402,9 +402,8 @@ pub(crate) struct Windows {
 impl RowSource for Windows {
     type Scratch = WindowScratch;
 
-    /// A rate takes 5 to 10 ns, functions that look at all samples of a window 90 to 300.
     fn weight(&self) -> usize {
-        if self.call.function.needs_geometry() { 1 } else { 8 }
+        self.call.function.weight()
     }
 
     fn fill(

@@ -87,6 +87,10 @@ impl WindowFunction for Extrapolated {
         Ok(true)
     }
 
+    fn weight(&self) -> usize {
+        1
+    }
+
     fn needs_geometry(&self) -> bool {
         true
     }
@@ -376,6 +380,10 @@ fn points<'a>(window: &Window<'a>) -> Vec<Point<'a>> {
 }
 
 impl WindowFunction for LastTwo {
+    fn weight(&self) -> usize {
+        1
+    }
+
     fn window(
         &self,
         window: &Window<'_>,

@@ -21,7 +21,7 @@ pub struct Case {
 /// An answer, or why there is none.
 pub type Answer = Result<QueryOutput, QueryError>;
 
-/// One thread and large batches, four threads and batches of one row; and, twice each, with and without what is done
+/// One thread and large batches, two and three threads and batches of one row or a few; with and without what is done
 /// to read and evaluate less.
 type Engines = [Engine; 4];
 
@@ -47,8 +47,8 @@ impl Contest {
             };
             [
                 engine(1, None, true),
-                engine(4, Some(1), false),
-                engine(4, Some(1), true),
+                engine(2, Some(1), false),
+                engine(3, Some(7), true),
                 engine(1, None, false),
             ]
         })
@@ -61,7 +61,7 @@ impl Contest {
         features: Features,
         questions: &'q [Question],
     ) -> Vec<&'q Question> {
-        let mut stores = [MemoryStore::new(), MemoryStore::with_partition_rows(1)];
+        let mut stores = [MemoryStore::new(), MemoryStore::with_partition_rows(3)];
         for store in &mut stores {
             store.load(&world.series).expect("memory takes everything");
         }
@@ -96,7 +96,7 @@ impl Contest {
     /// The answer of the oracle, and how that of the engine differs.
     pub fn ask(&mut self, case: &Case) -> (Answer, Option<String>) {
         let Case { world, features, question } = case;
-        let mut stores = [MemoryStore::new(), MemoryStore::with_partition_rows(1)];
+        let mut stores = [MemoryStore::new(), MemoryStore::with_partition_rows(3)];
         for store in &mut stores {
             store.load(&world.series).expect("memory takes everything");
         }
