@@ -1,6 +1,7 @@
 //! What all parts of the running server share.
 
 use crate::api::sending::Sending;
+use crate::api::work::ShortWork;
 use crate::cli::Settings;
 use crate::config::Config;
 use crate::queries::ActiveQueries;
@@ -31,9 +32,11 @@ pub struct State {
     pub query_gate: Arc<Semaphore>,
     /// As many permits as remote-write requests may be worked on at once.
     pub remote_write_gate: Arc<Semaphore>,
-    /// Remote-write requests that are taken on threads of the runtime: one thread fewer than it has, so that
-    /// one is always left for everybody else.
-    pub remote_write_at_once: Semaphore,
+    /// Remote-write requests and short queries that are worked on where they were read, on threads of the runtime: one
+    /// thread fewer than it has, so that one is always left for everybody else.
+    pub at_once: Semaphore,
+    /// Which queries and look-ups are short.
+    pub short_work: ShortWork,
     /// Remote-write requests that came before with other samples.
     pub known_requests: KnownRequests,
     /// Results of range queries.
@@ -87,7 +90,8 @@ impl State {
         Self {
             query_gate: Arc::new(Semaphore::new(settings.max_concurrent_queries)),
             remote_write_gate: Arc::new(Semaphore::new(settings.remote_write_max_in_flight)),
-            remote_write_at_once: Semaphore::new(if settings.wal_sync_always { 0 } else { n_threads() - 1 }),
+            short_work: ShortWork::default(),
+            at_once: Semaphore::new(if settings.wal_sync_always { 0 } else { n_threads() - 1 }),
             known_requests: KnownRequests::default(),
             config: ArcSwap::from_pointee(config),
             registry,

@@ -7,7 +7,7 @@ use super::json::{self, Object};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params, unescape_label_name};
 use super::response::{TRUNCATED, success};
 use super::sending::respond;
-use super::work::{Deadline, LookupContext, blocking};
+use super::work::{Deadline, LookupContext, blocking, blocking_unless_short};
 use axum::extract::Path;
 use axum::response::Response;
 use chronolith_model::append::Metadata;
@@ -15,6 +15,7 @@ use chronolith_model::queryable::{HistogramNeed, LabelQuery, QueryContext, ReadE
 use chronolith_model::{Matcher, Symbol};
 use chronolith_query::ResultLabels;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A request's range, matchers and limit.
 struct Lookup {
@@ -49,7 +50,7 @@ fn cut<T>(mut items: Vec<T>, limit: usize, mut warnings: Vec<String>) -> (Vec<T>
 /// `GET, POST /api/v1/labels`
 pub async fn names(ready: Ready, params: Params) -> Result<Response, ApiError> {
     let lookup = Lookup::read(&params)?;
-    look_up(ready, lookup, |snapshot, lookup, cx| Ok(snapshot.label_names(&lookup.query(), cx)?)).await
+    look_up(ready, "", lookup, |snapshot, lookup, cx| Ok(snapshot.label_names(&lookup.query(), cx)?)).await
 }
 
 /// `GET /api/v1/label/<name>/values`
@@ -63,19 +64,27 @@ pub async fn values(ready: Ready, Path(name): Path<String>, params: Params) -> R
         return Err(ApiError::BadData(format!("invalid label name: {name:?}")));
     }
     let lookup = Lookup::read(&params)?;
-    look_up(ready, lookup, move |snapshot, lookup, cx| {
+    look_up(ready, &name.clone(), lookup, move |snapshot, lookup, cx| {
         Ok(snapshot.label_values(&name, &lookup.query(), cx)?)
     })
     .await
 }
 
+/// Finds strings; `what` tells look-ups apart.
 async fn look_up(
     ready: Ready,
+    what: &str,
     lookup: Lookup,
     find: impl FnOnce(&dyn Snapshot, &Lookup, &dyn QueryContext) -> Result<Vec<String>, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::after(ready.state.settings.query_timeout);
-    blocking(deadline, move |deadline| {
+    let range_ms = lookup.end.wrapping_sub(lookup.start) as u64;
+    let key =
+        lookup.sets.iter().flatten().fold(xxh3_64_with_seed(what.as_bytes(), range_ms), |key, matcher| {
+            xxh3_64_with_seed(matcher.value.as_bytes(), xxh3_64_with_seed(matcher.name.as_bytes(), key))
+        });
+    let state = Arc::clone(&ready.state);
+    blocking_unless_short(&state.short_work, &state.at_once, key, deadline, move |deadline| {
         let snapshot = ready.store.pin()?;
         let cx = LookupContext::new(deadline, &ready.state.engine);
         let texts = find(&*snapshot, &lookup, &cx)?;

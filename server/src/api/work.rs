@@ -5,11 +5,13 @@ use super::error::ApiError;
 use chronolith_model::queryable::{QueryContext, Stop};
 use chronolith_model::symbols::SymbolTable;
 use chronolith_query::{Control, Engine, MemoryAccount, QueryError, Usage};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// Tells a running query whether to go on, and others what it holds.
 #[derive(Debug)]
@@ -126,10 +128,69 @@ pub async fn blocking<T: Send + 'static>(
     let result = THREADS.spawn_blocking(move || work(&deadline)).await;
     // The answer may still have a way to go.
     guard.0 = None;
-    result.unwrap_or_else(|error| {
-        tracing::error!(err = %error, "work for a request panicked");
-        Err(ApiError::Internal("internal error; the server's log says more".to_owned()))
-    })
+    result.unwrap_or_else(|error| Err(panicked(&error)))
+}
+
+/// Microseconds. Work that took no longer the last time is done where it is: to hand it to another thread and back costs
+/// a third of what small alerts and look-ups take.
+const IN_PLACE_AT_MOST_US: u16 = 500;
+
+/// How long work took when it was done last, for what is asked again and again.
+pub struct ShortWork {
+    /// The upper 48 bits of a hash of what it is, and microseconds. What falls into the place of something else
+    /// replaces it.
+    took: [AtomicU64; 1024],
+}
+
+impl Default for ShortWork {
+    fn default() -> Self {
+        Self { took: [const { AtomicU64::new(0) }; 1024] }
+    }
+}
+
+impl ShortWork {
+    fn is_short(&self, key: u64) -> bool {
+        let known = self.took[key as usize % self.took.len()].load(Ordering::Relaxed);
+        known >> 16 == key >> 16 && known & 0xffff <= u64::from(IN_PLACE_AT_MOST_US)
+    }
+
+    fn took(&self, key: u64, time: Duration) {
+        let micros = time.as_micros().min(0xffff) as u64;
+        self.took[key as usize % self.took.len()].store(key & !0xffff | micros, Ordering::Relaxed);
+    }
+}
+
+/// As [`blocking`], but what took little time when it was done last is done on this thread, if there are threads left
+/// (`at_once`). `key` is a hash of what is done.
+///
+/// # Errors
+/// As [`blocking`].
+pub async fn blocking_unless_short<T: Send + 'static>(
+    short: &ShortWork,
+    at_once: &Semaphore,
+    key: u64,
+    deadline: Arc<Deadline>,
+    work: impl FnOnce(&Deadline) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let timed = move |deadline: &Deadline| {
+        let started = Instant::now();
+        let result = work(deadline);
+        Ok((result, started.elapsed()))
+    };
+    let place = if short.is_short(key) { at_once.try_acquire().ok() } else { None };
+    let done = match place {
+        None => blocking(deadline, timed).await,
+        Some(_place) => std::panic::catch_unwind(AssertUnwindSafe(|| timed(&deadline)))
+            .unwrap_or_else(|_| Err(panicked(&"on a thread of connections"))),
+    };
+    let (result, took) = done?;
+    short.took(key, took);
+    result
+}
+
+fn panicked(error: &dyn Display) -> ApiError {
+    tracing::error!(err = %error, "work for a request panicked");
+    ApiError::Internal("internal error; the server's log says more".to_owned())
 }
 
 /// Waits for a permit of the query gate until the deadline.
@@ -188,5 +249,54 @@ impl QueryContext for LookupContext<'_> {
 
     fn symbols(&self) -> &SymbolTable {
         &self.symbols
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::ThreadId;
+
+    /// Work of which nobody knows that it is short is not done here, whatever the machine does meanwhile.
+    const KEY: u64 = 0x1234_5678_0000;
+
+    async fn thread_of(short: &ShortWork, at_once: &Semaphore, key: u64, takes: Duration) -> ThreadId {
+        let work = move |_: &Deadline| {
+            std::thread::sleep(takes);
+            Ok(std::thread::current().id())
+        };
+        let deadline = Deadline::after(Duration::from_secs(60));
+        blocking_unless_short(short, at_once, key, deadline, work).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn work_that_was_short_is_done_in_place_until_it_takes_longer() {
+        let (short, at_once) = (ShortWork::default(), Semaphore::new(1));
+        let here = std::thread::current().id();
+        assert_ne!(thread_of(&short, &at_once, KEY, Duration::ZERO).await, here, "it was never done");
+        short.took(KEY, Duration::ZERO);
+        assert_ne!(
+            thread_of(&short, &at_once, KEY + (1 << 32), Duration::ZERO).await,
+            here,
+            "something else"
+        );
+        short.took(KEY, Duration::ZERO);
+        assert_eq!(thread_of(&short, &at_once, KEY, Duration::from_millis(1)).await, here);
+        assert_ne!(thread_of(&short, &at_once, KEY, Duration::ZERO).await, here, "it took long");
+        short.took(KEY, Duration::ZERO);
+        let place = at_once.acquire().await.unwrap();
+        assert_ne!(thread_of(&short, &at_once, KEY, Duration::ZERO).await, here, "no thread is left");
+        drop(place);
+    }
+
+    #[tokio::test]
+    async fn work_in_place_that_panics_is_an_error_and_leaves_its_place() {
+        let (short, at_once) = (ShortWork::default(), Semaphore::new(1));
+        short.took(KEY, Duration::ZERO);
+        let fails = |_: &Deadline| -> Result<(), ApiError> { panic!("for the test") };
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let failed = blocking_unless_short(&short, &at_once, KEY, deadline, fails).await;
+        assert!(matches!(failed, Err(ApiError::Internal(_))));
+        assert_eq!(at_once.available_permits(), 1);
     }
 }

@@ -90,7 +90,7 @@ pub async fn write(ready: Ready, request: Request) -> Response {
 /// wake-ups, a tenth of what 2,000 samples take; but a thread that waits for the disk serves nobody else, so
 /// only some may be so busy, with requests of a usual size, and none where the log is synced at each.
 fn take_turn(ready: &Ready, body_bytes: usize) -> Option<SemaphorePermit<'_>> {
-    let gate = &ready.state.remote_write_at_once;
+    let gate = &ready.state.at_once;
     (body_bytes <= AT_ONCE_BODY_BYTES).then(|| gate.try_acquire().ok()).flatten()
 }
 

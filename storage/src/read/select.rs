@@ -129,7 +129,10 @@ impl Selected {
         }
         let size_bytes = scratch.buffers.iter().map(buffer_bytes).sum();
         cx.charge(size_bytes)?;
-        out.values.reserve(scratch.buffers.iter().map(|buffer| buffer.values.len()).sum());
+        // Values that stay over a chunk are in no buffer, but take a place each where their series has others.
+        let n_samples =
+            |buffer: &RunBuffer| buffer.runs.iter().map(|run| run.times.count as usize).sum::<usize>();
+        out.values.reserve(scratch.buffers.iter().map(n_samples).sum());
         let assembled = self.assemble(&range, &wanted, scratch, out, cx);
         cx.release(size_bytes);
         assembled
