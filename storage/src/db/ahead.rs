@@ -1,9 +1,9 @@
 //! Reads ahead after a start, before anybody asks: dashboards and alerts want the newest data, and Prometheus
 //! has it in memory once it has replayed its head.
 //!
-//! A thread of low priority reads what finds series in blocks (into RocksDB's cache), then tiles (into theirs), the
-//! newest first each time, up to a bound. It begins when the server is ready and ends between two records when
-//! the store closes. It reads one block at a time, and holds no other.
+//! A thread of low priority reads what finds series in blocks (into RocksDB's cache), lists names, and reads tiles (into
+//! their cache), the newest first each time, up to a bound. It begins when the server is ready and ends between two
+//! records when the store closes. It reads one block at a time, and holds no other.
 
 use super::Inner;
 use super::version::Block;
@@ -11,6 +11,8 @@ use crate::block::header::SLICE_MS;
 use crate::error::{StorageError, error_chain};
 use crate::kv::keys::BlockId;
 use crate::part::Take;
+use chronolith_model::METRIC_NAME;
+use chronolith_model::queryable::{LabelQuery, ReadError, Unlimited};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -75,6 +77,11 @@ impl Inner {
             self.read_block_ahead(id, &mut allowance, |block, take| block.part.read_index_ahead(take));
         }
         let index_bytes = allowance.read_bytes;
+        if index_bytes > 0
+            && let Err(error) = self.list_ahead()
+        {
+            tracing::warn!(error = error_chain(&error), "cannot read ahead");
+        }
         let left_bytes = bytes.saturating_sub(index_bytes);
         let mut allowance = Allowance::new(self, left_bytes.min(self.options.tile_cache_bytes() / 2));
         for (id, slice) in self.newest_days() {
@@ -83,6 +90,15 @@ impl Inner {
             });
         }
         (index_bytes, allowance.read_bytes)
+    }
+
+    /// Looks up the names of labels and metrics, which are kept from then on: what a dashboard asks for first.
+    fn list_ahead(&self) -> Result<(), ReadError> {
+        let all = LabelQuery { matcher_sets: &[], mint: i64::MIN, maxt: i64::MAX, limit: 0 };
+        let (snapshot, cx) = (self.pin()?, Unlimited::default());
+        snapshot.label_names(&all, &cx)?;
+        snapshot.label_values(METRIC_NAME, &all, &cx)?;
+        Ok(())
     }
 
     /// Reads of a block that is still there, as far as bytes are left. Damage is told and passed over.

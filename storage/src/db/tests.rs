@@ -208,7 +208,9 @@ fn nothing_is_read_ahead_once_the_store_closes() {
     batch.series.push(BatchSeries { key, samples: 0..1, histograms: 0..0, exemplars: 0..0 });
     db.append(&batch, false).unwrap();
     db.flush().unwrap();
+    assert_eq!(db.inner.lists.len(), 0);
     assert_ne!(db.read_ahead(), (0, 0));
+    assert_eq!(db.inner.lists.len(), 2, "names of labels and of metrics");
     background::shut_down(&db.inner);
     assert_eq!(db.read_ahead(), (0, 0));
 }

@@ -63,6 +63,12 @@ impl Lists {
         self.kept.lock().lists.get(question).cloned()
     }
 
+    /// How many are kept.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.kept.lock().lists.len()
+    }
+
     /// Keeps a list. One that is large beside the bound is not kept, and all others go when it is reached: what
     /// is asked for again comes back.
     pub(super) fn insert(&self, question: Question, strings: &[Box<str>]) {
