@@ -194,13 +194,17 @@ impl TileReader {
         for group in ranks.chunk_by(|a, b| a / RANKS_PER_TILE == b / RANKS_PER_TILE) {
             let wanted = Wanted { ranks: group, first_series: at, mint, maxt };
             let groups = self.groups(&wanted, read.lookups.as_ref(), cx)?;
+            let size_bytes = groups.iter().map(|(_, group)| group.size_bytes()).sum();
+            cx.charge(size_bytes)?;
             let mut found = vec![None; group.len()];
             for tile in groups.iter().flat_map(|(_, group)| &group.tiles) {
                 wanted.find_last(tile, &mut found);
             }
             let at_end = first + at as usize;
             let out = &mut out[at_end..at_end + group.len()];
-            if !self.last_of_chunks(&found, &wanted, known, out, cx)? {
+            let are_floats = self.last_of_chunks(&found, &wanted, known, out, cx);
+            cx.release(size_bytes);
+            if !are_floats? {
                 return Ok(false);
             }
             at += group.len() as u32;

@@ -191,6 +191,15 @@ impl Selected {
         })
     }
 
+    /// Keeps buffers for the next worker. Columns are not held longer than needed, nor is what is large.
+    fn give_back(&self, mut scratch: Scratch) {
+        let kept_bytes: usize = scratch.buffers.iter().map(|buffer| buffer.values.capacity() * 8).sum();
+        if kept_bytes <= MAX_SPARE_BYTES {
+            scratch.buffers.iter_mut().for_each(RunBuffer::clear);
+            self.spare.lock().push(scratch);
+        }
+    }
+
     /// Which series of each part belong to merged series of `range`: they are neighbours, because both
     /// have one order.
     fn part_ranges(&self, range: &Range<u32>) -> Vec<Range<u32>> {
@@ -290,12 +299,7 @@ impl SelectedSeries for Selected {
             cx.check()?;
             self.read_piece(piece, &mut scratch, out, cx)?;
         }
-        // Columns are not held longer than needed, nor is what is large.
-        let kept_bytes: usize = scratch.buffers.iter().map(|buffer| buffer.values.capacity() * 8).sum();
-        if kept_bytes <= MAX_SPARE_BYTES {
-            scratch.buffers.iter_mut().for_each(RunBuffer::clear);
-            self.spare.lock().push(scratch);
-        }
+        self.give_back(scratch);
         Ok(())
     }
 
@@ -316,8 +320,7 @@ impl SelectedSeries for Selected {
             cx.check()?;
             is_known = is_known && self.present_piece(piece, &mut scratch, out, cx)?;
         }
-        scratch.buffers.iter_mut().for_each(RunBuffer::clear);
-        self.spare.lock().push(scratch);
+        self.give_back(scratch);
         Ok(is_known)
     }
 
