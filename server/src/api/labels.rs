@@ -7,7 +7,7 @@ use super::json::{self, Object};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params, unescape_label_name};
 use super::response::{TRUNCATED, success};
 use super::sending::respond;
-use super::work::{Deadline, LookupContext, blocking, blocking_unless_short};
+use super::work::{Deadline, LookupContext, blocking, blocking_unless_short, key_of};
 use axum::extract::Path;
 use axum::response::Response;
 use chronolith_model::append::Metadata;
@@ -15,7 +15,6 @@ use chronolith_model::queryable::{HistogramNeed, LabelQuery, QueryContext, ReadE
 use chronolith_model::{Matcher, Symbol};
 use chronolith_query::ResultLabels;
 use std::sync::Arc;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A request's range, matchers and limit.
 struct Lookup {
@@ -78,11 +77,10 @@ async fn look_up(
     find: impl FnOnce(&dyn Snapshot, &Lookup, &dyn QueryContext) -> Result<Vec<String>, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let deadline = Deadline::after(ready.state.settings.query_timeout);
-    let range_ms = lookup.end.wrapping_sub(lookup.start) as u64;
-    let key =
-        lookup.sets.iter().flatten().fold(xxh3_64_with_seed(what.as_bytes(), range_ms), |key, matcher| {
-            xxh3_64_with_seed(matcher.value.as_bytes(), xxh3_64_with_seed(matcher.name.as_bytes(), key))
-        });
+    let range_ms = lookup.end.wrapping_sub(lookup.start).to_le_bytes();
+    let matchers = lookup.sets.iter().flatten();
+    let texts = matchers.flat_map(|matcher| [matcher.name.as_bytes(), matcher.value.as_bytes()]);
+    let key = key_of([what.as_bytes(), &range_ms].into_iter().chain(texts));
     let state = Arc::clone(&ready.state);
     blocking_unless_short(&state.short_work, &state.at_once, key, deadline, move |deadline| {
         let snapshot = ready.store.pin()?;

@@ -6,7 +6,7 @@ use super::json::{self, Object};
 use super::params::{MAX_TIME_MS, MIN_TIME_MS, Params};
 use super::response::success;
 use super::sending::respond;
-use super::work::{Deadline, blocking, blocking_unless_short, enter_gate};
+use super::work::{Deadline, blocking, blocking_unless_short, enter_gate, key_of};
 use super::{Ready, ast};
 use crate::queries::{Asked, Origin, Registered, Stage};
 use crate::state::State as ServerState;
@@ -19,7 +19,6 @@ use chronolith_query::{PerStepStats, QueryError, QueryStats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// More points per series are refused.
 const MAX_POINTS: i64 = 11_000;
@@ -144,10 +143,8 @@ async fn run(
     let Admitted { metrics, registered, queued, held } = admit(&ready.state, asked, &deadline, true).await?;
     let answer_deadline = Arc::clone(&deadline);
     let asked = &registered.query().asked;
-    let shape = [asked.end.wrapping_sub(asked.start), asked.step_ms];
-    let key = shape
-        .iter()
-        .fold(xxh3_64(asked.text.as_bytes()), |key, &part| xxh3_64_with_seed(&part.to_le_bytes(), key));
+    let range_ms = asked.end.wrapping_sub(asked.start);
+    let key = key_of([asked.text.as_bytes(), &range_ms.to_le_bytes(), &asked.step_ms.to_le_bytes()]);
     let state = Arc::clone(&ready.state);
     blocking_unless_short(&state.short_work, &state.at_once, key, deadline, move |deadline| {
         registered.enter(Stage::Running);

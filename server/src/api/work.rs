@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Tells a running query whether to go on, and others what it holds.
 #[derive(Debug)]
@@ -160,8 +161,13 @@ impl ShortWork {
     }
 }
 
+/// A key of work for [`blocking_unless_short`], of what tells it apart.
+pub fn key_of<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> u64 {
+    parts.into_iter().fold(0, |key, part| xxh3_64_with_seed(part, key))
+}
+
 /// As [`blocking`], but what took little time when it was done last is done on this thread, if there are threads left
-/// (`at_once`). `key` is a hash of what is done.
+/// (`at_once`). `key` is [`key_of`] what is done.
 ///
 /// # Errors
 /// As [`blocking`].
