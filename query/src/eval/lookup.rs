@@ -300,35 +300,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_are_found_whatever_the_gaps() {
-        let mut state = 1u64;
-        let mut random = |below: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) % below
-        };
-        for round in 0..200 {
-            let mut time = 0;
-            let times: Vec<i64> = (0..random(60))
-                .map(|_| {
-                    // Mostly regular, with jitter, gaps and bursts.
-                    time += [15, 15, 15, 14 + random(3), 1, 90][random(6) as usize] as i64;
-                    time
-                })
-                .collect();
-            let (mut limit, interval, mut from, mut stride) = (random(50) as i64, random(80) as i64, 0, 0);
-            for _ in 0..40 {
-                from = advance(&times, from, limit, &mut stride);
-                assert_eq!(
-                    from,
-                    times.partition_point(|&time| time <= limit),
-                    "round {round}: {times:?}, {limit}"
-                );
-                limit += interval;
-            }
-        }
-    }
-
-    #[test]
     fn a_step_sees_the_last_sample_that_is_younger_than_the_lookback() {
         let grid = Grid::new(0, 40, 10);
         let plan = {
