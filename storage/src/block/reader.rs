@@ -3,7 +3,7 @@
 use super::header::BlockHeader;
 use super::side;
 use super::tiles::TileReader;
-use super::tombstones::{Tombstone, Tombstones};
+use super::tombstones::{RankRanges, Tombstone, Tombstones};
 use crate::cache::Caches;
 use crate::error::StorageError;
 use crate::index::matching::{self, IndexReader, STRINGS_PER_CHECK, write_key};
@@ -16,9 +16,10 @@ use crate::part::{
 };
 use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
-use chronolith_model::queryable::{Estimate, QueryContext, Unlimited};
+use chronolith_model::queryable::{Estimate, HistogramNeed, QueryContext, Unlimited};
 use chronolith_model::symbols::Symbol;
 use parking_lot::Mutex;
+use roaring::RoaringBitmap;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
@@ -174,7 +175,29 @@ impl BlockPart {
         if mint > self.shared.header.maxt || maxt < self.shared.header.mint {
             return Ok(None);
         }
-        self.tombstones.resolve(&self.shared.index, matcher_sets, mint, maxt, cx)
+        let survivors = |deleted: &[RankRanges]| self.survivors(deleted, cx);
+        self.tombstones.resolve(&self.shared.index, &survivors, matcher_sets, mint, maxt, cx)
+    }
+
+    /// Those series that have samples beside the ranges given.
+    fn survivors(&self, series: &[RankRanges], cx: &dyn QueryContext) -> Result<RoaringBitmap, StorageError> {
+        let read = PartRead {
+            mint: i64::MIN,
+            maxt: i64::MAX,
+            lookups: None,
+            values: false,
+            histograms: HistogramNeed::None,
+            start_timestamps: false,
+        };
+        let mut found = RoaringBitmap::new();
+        let mut out = RunBuffer::default();
+        for series in series.chunks(RANKS_PER_TILE as usize) {
+            let ranks: Vec<u32> = series.iter().map(|&(rank, _)| rank).collect();
+            self.shared.tiles.read(&ranks, &ranges_by_rank(series), &read, &mut out, cx)?;
+            found.extend(out.runs.iter().map(|run| ranks[run.series as usize]));
+            out.clear();
+        }
+        Ok(found)
     }
 
     /// Reads what finds series and their times, once, so that it is in the cache of files. Key and value of each
@@ -601,6 +624,14 @@ impl SymbolMap {
     }
 }
 
+/// Finds the ranges of a series among those of some, ascending by rank.
+fn ranges_by_rank<'s>(series: &'s [RankRanges]) -> impl Fn(u32) -> &'s [(i64, i64)] + 's {
+    |rank| match series.binary_search_by_key(&rank, |series| series.0) {
+        Ok(at) => &series[at].1,
+        Err(_) => &[],
+    }
+}
+
 impl PartSeries for BlockSeries {
     fn len(&self) -> u32 {
         self.ranks.len() as u32
@@ -621,11 +652,7 @@ impl PartSeries for BlockSeries {
     ) -> Result<(), StorageError> {
         let ranks = &self.ranks[range.start as usize..range.end as usize];
         let deleted = self.part.tombstones.ranges_of(ranks);
-        let deleted = |rank: u32| match deleted.binary_search_by_key(&rank, |deleted| deleted.0) {
-            Ok(at) => deleted[at].1.as_slice(),
-            Err(_) => &[],
-        };
-        self.part.shared.tiles.read(ranks, &deleted, read, out, cx)
+        self.part.shared.tiles.read(ranks, &ranges_by_rank(&deleted), read, out, cx)
     }
 
     fn last_floats(

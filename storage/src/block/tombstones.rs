@@ -143,6 +143,12 @@ fn counted<'a>(rest: &mut Bytes<'a>) -> Option<&'a [u8]> {
     rest.take(length)
 }
 
+/// A series by rank, and deleted ranges of it: ascending, disjoint, both ends inclusive.
+pub type RankRanges = (u32, Vec<(i64, i64)>);
+
+/// Reads which of some series, ascending, have samples beside the ranges given.
+pub type Survivors<'s> = dyn Fn(&[RankRanges]) -> Result<RoaringBitmap, StorageError> + 's;
+
 /// All deletions of a block.
 #[derive(Clone, Debug, Default)]
 pub struct Tombstones {
@@ -206,7 +212,7 @@ impl Tombstones {
     }
 
     /// Those of `ranks` (ascending) that have deleted ranges, with them.
-    pub fn ranges_of(&self, ranks: &[u32]) -> Vec<(u32, Vec<(i64, i64)>)> {
+    pub fn ranges_of(&self, ranks: &[u32]) -> Vec<RankRanges> {
         if self.is_empty() {
             return Vec::new();
         }
@@ -214,13 +220,15 @@ impl Tombstones {
         ranges.filter(|(_, ranges)| !ranges.is_empty()).collect()
     }
 
-    /// Resolves a deletion against a block; `None` if no series of it has a sample in the range.
+    /// Resolves a deletion against a block; `None` if no series of it has a sample in the range. Which of some
+    /// series have samples beside their deleted ranges is asked of `survivors`.
     ///
     /// # Errors
-    /// [`StorageError`] if the query has to stop or the index cannot be read.
+    /// [`StorageError`] if the query has to stop, or the index or samples cannot be read.
     pub fn resolve(
         &self,
         index: &BlockIndex,
+        survivors: &Survivors<'_>,
         matcher_sets: &[Vec<Matcher>],
         mint: i64,
         maxt: i64,
@@ -233,18 +241,27 @@ impl Tombstones {
         let matched = matched.subtract(&self.gone);
         let mut ranks = RoaringBitmap::new();
         let mut gone = RoaringBitmap::new();
+        // Their first and last samples are deleted, in different ranges.
+        let mut in_doubt: Vec<RankRanges> = Vec::new();
         index.visit_series(&matched, cx, &mut |rank, series| {
             if series.mint <= maxt && mint <= series.maxt {
                 ranks.insert(rank);
                 let mut ranges = self.ranges(rank);
                 ranges.push((mint, maxt));
-                let all_gone = |&(from, to): &(i64, i64)| from <= series.mint && series.maxt <= to;
-                if joined(ranges).iter().any(all_gone) {
-                    gone.insert(rank);
+                let ranges = joined(ranges);
+                let of = |time: i64| ranges.iter().position(|&(from, to)| from <= time && time <= to);
+                match (of(series.mint), of(series.maxt)) {
+                    (Some(first), Some(last)) if first == last => _ = gone.insert(rank),
+                    (Some(_), Some(_)) => in_doubt.push((rank, ranges)),
+                    _ => {}
                 }
             }
             Ok(())
         })?;
+        if !in_doubt.is_empty() {
+            gone.extend(in_doubt.iter().map(|&(rank, _)| rank));
+            gone -= survivors(&in_doubt)?;
+        }
         if ranks.is_empty() {
             return Ok(None);
         }

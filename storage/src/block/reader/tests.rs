@@ -338,6 +338,27 @@ fn exemplars_come_with_labels_and_leave_with_their_samples() {
 }
 
 #[test]
+fn a_series_deleted_in_pieces_is_gone_with_its_last_sample() {
+    let series = |job: &str| {
+        let samples = Samples::from([(5000, 1.0), (7000, 2.0), (60_000, 3.0)]);
+        (Labels::from_pairs([("__name__", "m"), ("job", job)]).unwrap(), samples)
+    };
+    let (kv, header) = written(1, &BTreeMap::from([series("a"), series("b")]));
+    let mut part = open(kv, &header);
+    let cx = Unlimited::default();
+    let mut delete = |mint, maxt| {
+        let tombstone =
+            part.tombstone(&[vec![Matcher::equal("job", "b")]], mint, maxt, &cx).unwrap().unwrap();
+        part = part.with_tombstones(vec![Arc::new(tombstone.clone())]);
+        tombstone.gone.iter().collect::<Vec<_>>()
+    };
+    // Neither deletion touches the next, and the first and last sample go before the one between them.
+    assert_eq!(delete(0, 5000), []);
+    assert_eq!(delete(60_000, 70_000), []);
+    assert_eq!(delete(6000, 8000), [1]);
+}
+
+#[test]
 fn one_series_of_many_is_found_with_its_labels() {
     let labels = |at: u32| Labels::from_pairs([("__name__", "m"), ("pod", &format!("pod-{at}"))]).unwrap();
     let series = (0..500).map(|at| (labels(at), Samples::from([(1000, f64::from(at))]))).collect();
