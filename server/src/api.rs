@@ -24,7 +24,7 @@ mod tests;
 pub use crate::build::PROMETHEUS_VERSION;
 
 use crate::listen::Peer;
-use crate::queries::Origin;
+use crate::queries::{Origin, Rehearsed};
 use crate::remote::receiver;
 use crate::state::State as ServerState;
 use crate::store::Store;
@@ -76,7 +76,8 @@ impl FromRequestParts<Arc<ServerState>> for Origin {
         // Routes of queries have no parameters in their paths; the URI has lost its prefix here.
         let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
         let client = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-        Ok(Self { client, method: parts.method.to_string(), path })
+        let is_rehearsed = parts.extensions.get::<Rehearsed>().is_some();
+        Ok(Self { client, method: parts.method.to_string(), path, is_rehearsed })
     }
 }
 

@@ -12,6 +12,7 @@ mod http_client;
 pub mod listen;
 pub mod queries;
 pub mod query_log;
+pub mod rehearsal;
 pub mod relabel;
 pub mod reload;
 pub mod remote;

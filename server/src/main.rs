@@ -8,7 +8,7 @@ use chronolith::state::{State, n_threads};
 use chronolith::store::{self, OpenDb, Store};
 use chronolith::targets::Scraping as _;
 use chronolith::telemetry::{self, Registry};
-use chronolith::{api, build, explain, foreign, listen, reload, shutdown};
+use chronolith::{api, build, explain, foreign, listen, rehearsal, reload, shutdown};
 use chronolith_storage::Options;
 use chronolith_storage::db::Db;
 use chronolith_storage::error::error_chain;
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -108,7 +108,8 @@ async fn run(settings: Settings) -> Result<(), String> {
         shutdown_timeout: state.settings.shutdown_timeout,
     };
     let (stop_serving, stopped) = watch::channel(false);
-    let serving = tokio::spawn(listen::serve(listeners, api::router(Arc::clone(&state)), limits, stopped));
+    let router = api::router(Arc::clone(&state));
+    let serving = tokio::spawn(listen::serve(listeners, router.clone(), limits, stopped));
 
     // The server answers while the log is replayed: that it is not ready, and how far it has come.
     let mut opening = tokio::task::spawn_blocking({
@@ -138,7 +139,9 @@ async fn run(settings: Settings) -> Result<(), String> {
     tokio::spawn(reload::run(Arc::clone(&state), reloads));
     tracing::info!("Server is ready to receive web requests.");
     // A call that may wait for others, if only for an instant.
-    tokio::task::spawn_blocking(move || store.start_read_ahead());
+    let (read_ahead, rehearsal) = oneshot::channel();
+    tokio::task::spawn_blocking(move || store.start_read_ahead(Box::new(move || _ = read_ahead.send(()))));
+    tokio::spawn(rehearsal::run(Arc::clone(&state), router, rehearsal));
 
     shutdown::requested(&state).await;
     shutdown::stop(&state, &stop_serving, serving).await

@@ -21,7 +21,13 @@ pub struct Origin {
     pub method: String,
     /// Path of the request, with the route prefix.
     pub path: String,
+    /// Whether the server asks itself: such queries are not in the query log.
+    pub is_rehearsed: bool,
 }
+
+/// Marks requests of the server itself, in their extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Rehearsed;
 
 /// What a query asks for.
 #[derive(Clone, Debug)]
@@ -187,7 +193,12 @@ mod tests {
             start: 0,
             end: 0,
             step_ms: 0,
-            origin: Origin { client: None, method: "GET".to_owned(), path: String::new() },
+            origin: Origin {
+                client: None,
+                method: "GET".to_owned(),
+                path: String::new(),
+                is_rehearsed: false,
+            },
         };
         let deadline = || Deadline::after(Duration::from_secs(60));
         let first = queries.register(asked("a"), deadline());

@@ -48,6 +48,9 @@ impl QueryLog {
     /// Writes the line of a query; `stats` writes its statistics.
     pub fn write(&self, asked: &Asked, error: Option<&str>, stats: impl FnOnce(&mut Vec<u8>)) {
         let Some(log) = &*self.0.load() else { return };
+        if asked.origin.is_rehearsed {
+            return;
+        }
         let line = line(&rfc3339_nanos(), asked, error, stats);
         let mut output = log.0.lock();
         // One write a line, so that lines stay whole whoever else appends.
@@ -121,6 +124,7 @@ mod tests {
                 client: Some([127, 0, 0, 1].into()),
                 method: "GET".to_owned(),
                 path: "/api/v1/query_range".to_owned(),
+                is_rehearsed: false,
             },
         };
         let stats = |out: &mut Vec<u8>| out.extend_from_slice(b"{}");

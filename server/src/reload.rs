@@ -246,7 +246,8 @@ mod tests {
             answered.await.unwrap()
         };
         let log = |text: &str| {
-            let origin = Origin { client: None, method: "GET".to_owned(), path: "/".to_owned() };
+            let origin =
+                Origin { client: None, method: "GET".to_owned(), path: "/".to_owned(), is_rehearsed: false };
             let asked = Asked { text: text.to_owned(), start: 0, end: 0, step_ms: 0, origin };
             state.query_log.write(&asked, None, |out| out.extend_from_slice(b"{}"));
         };

@@ -58,7 +58,7 @@ pub trait Store: Queryable {
     /// Counters.
     fn metrics(&self) -> StorageMetrics;
     /// Begins to read the newest data ahead; see `Db::start_read_ahead`.
-    fn start_read_ahead(&self) {}
+    fn start_read_ahead(&self, _then: Box<dyn FnOnce() + Send>) {}
     /// Changes how long and how much is kept; 0 means no limit.
     fn set_retention(&self, time_ms: i64, size_bytes: u64);
     /// Flushes and closes; waits a bounded time for those who still read.
@@ -141,8 +141,8 @@ impl Store for OpenDb {
         self.with(Db::metrics).unwrap_or_default()
     }
 
-    fn start_read_ahead(&self) {
-        self.with(Db::start_read_ahead);
+    fn start_read_ahead(&self, then: Box<dyn FnOnce() + Send>) {
+        self.with(|db| db.start_read_ahead(then));
     }
 
     fn set_retention(&self, time_ms: i64, size_bytes: u64) {

@@ -240,13 +240,14 @@ impl Db {
         Ok(())
     }
 
-    /// Begins to read the newest data ahead, in a thread of its own that ends with the store.
-    pub fn start_read_ahead(&self) {
+    /// Begins to read the newest data ahead, in a thread of its own that ends with the store, and does `then` when it
+    /// has come to its end. Nothing at all if [`Options::read_ahead_bytes`] is 0.
+    pub fn start_read_ahead(&self, then: impl FnOnce() + Send + 'static) {
         let mut running = self.reader_ahead.lock();
         if self.inner.options.read_ahead_bytes == 0 || running.is_some() {
             return;
         }
-        match ahead::start(&self.inner) {
+        match ahead::start(&self.inner, then) {
             Ok(thread) => *running = Some(thread),
             Err(error) => tracing::warn!(%error, "cannot start a thread that reads ahead"),
         }

@@ -11,7 +11,7 @@ pub const DEFAULT_WINDOW_MS: i64 = 7_200_000;
 pub const DEFAULT_RETENTION_MS: i64 = 15 * 24 * 3_600_000;
 
 /// 32 MB: half a day of 50,000 series that are like those of recorded exporters.
-pub const DEFAULT_READ_AHEAD_BYTES: usize = 32 << 20;
+pub const DEFAULT_READ_AHEAD_BYTES: usize = 64 << 20;
 
 /// The longest block, 31 days: longer ones return their space late and gain nothing in size.
 pub const MAX_BLOCK_MS: i64 = 31 * 24 * 3_600_000;

@@ -349,7 +349,7 @@ fn a_store_that_reads_ahead_closes_at_once() {
     for _ in 0..20 {
         let options = Options { background: true, ..support::options(&clock) };
         let db = Db::open(folder.path(), options).unwrap();
-        db.start_read_ahead();
+        db.start_read_ahead(|| ());
         let closing = Instant::now();
         db.close().unwrap();
         assert!(closing.elapsed() < Duration::from_secs(5));

@@ -567,3 +567,19 @@ async fn a_query_ends_at_its_timeout_also_while_it_waits() {
         json!({"status": "error", "errorType": "timeout", "error": "query timed out in query queue"}),
     );
 }
+
+#[tokio::test]
+async fn a_rehearsal_is_answered_and_leaves_the_query_log_alone() {
+    let empty = Server::new(&[]);
+    assert_eq!(crate::rehearsal::rehearse(&empty.state, empty.router.clone()).await, 0, "nothing is stored");
+    let server = Server::with_samples(&[]).await;
+    let log = server.state.settings.storage_path.join("query.log");
+    server.state.query_log.set(Some(crate::query_log::LogFile::open(&log).unwrap()));
+    let expected = crate::rehearsal::N_REQUESTS;
+    assert_eq!(crate::rehearsal::rehearse(&server.state, server.router.clone()).await, expected);
+    assert_eq!(std::fs::read(&log).unwrap(), b"");
+    server.get("/api/v1/query?query=1").await;
+    assert_ne!(std::fs::read(&log).unwrap(), b"");
+    server.state.set_stopping();
+    assert_eq!(crate::rehearsal::rehearse(&server.state, server.router.clone()).await, 0, "the server stops");
+}

@@ -218,7 +218,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     works(
         "storage.read-ahead",
         Size,
-        "32MB",
+        "64MB",
         "How much of the newest blocks is read after a start, before anybody asks; 0 reads nothing.",
     ),
     works("storage.max-ahead", Duration, "10m", "Samples further in the future are refused."),

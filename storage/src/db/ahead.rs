@@ -46,10 +46,19 @@ impl<'i> Allowance<'i> {
     }
 }
 
-/// Starts the thread.
-pub(crate) fn start(inner: &Arc<Inner>) -> std::io::Result<JoinHandle<()>> {
+/// Starts the thread, which does `then` at its end, unless the store closes before.
+pub(crate) fn start(
+    inner: &Arc<Inner>,
+    then: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
     let inner = Arc::clone(inner);
-    std::thread::Builder::new().name("read-ahead".to_owned()).spawn(move || inner.run_ahead())
+    let work = move || {
+        inner.run_ahead();
+        if !inner.interrupts.is_stopped() {
+            then();
+        }
+    };
+    std::thread::Builder::new().name("read-ahead".to_owned()).spawn(work)
 }
 
 impl Inner {

@@ -1,0 +1,172 @@
+//! Asks the server's own questions after a start, once the newest data is read: what runs for the first time reads the
+//! program's code into the processor's caches, starts threads, opens series and takes memory from the system, which is most
+//! of what a first answer takes. Nothing is kept of the answers.
+//!
+//! Requests go through the router, one after the other, as those of clients do, so that limits, priorities and metrics are
+//! theirs; the query log leaves them out. They are about one metric of the store, so that they cost some milliseconds each
+//! whatever the store holds.
+
+use crate::api::work::{Deadline, blocking};
+use crate::queries::Rehearsed;
+use crate::state::State;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, header};
+use chronolith_model::queryable::{HistogramNeed, LabelQuery, ReadError, Select, Snapshot, Unlimited};
+use chronolith_model::{METRIC_NAME, Matcher};
+use http_body_util::BodyExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tower_service::Service as _;
+
+/// Nothing that is asked here should take a tenth of it.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The range of range queries, and their step.
+const RANGE_MS: i64 = 3_600_000;
+const STEP_MS: i64 = 15_000;
+/// Metrics with more series in the range are not asked for.
+const MAX_SERIES: u64 = 128;
+/// So many metrics are looked at to find the one.
+const MAX_CANDIDATES: usize = 64;
+/// All series are counted if all blocks and tables together have no more than so many, a series of several counted in each.
+const MAX_COUNTED: u64 = 1_000_000;
+
+/// Range queries, `M` being the metric: what dashboards ask for most.
+const RANGE_QUERIES: [&str; 14] = [
+    "M",
+    "sum by (job) (rate(M[5m]))",
+    "sum by (instance) (increase(M[1h])) / on (instance) group_left count by (instance) (M) > 0",
+    "M - on (job, instance) group_left max by (job, instance) (M offset 5m)",
+    "histogram_quantile(0.9, sum by (le) (rate(M[5m])))",
+    "topk(3, M)",
+    "irate(M[5m])",
+    "avg_over_time(M[10m])",
+    "max_over_time(M[10m])",
+    "quantile_over_time(0.9, M[10m])",
+    "stddev_over_time(M[10m])",
+    "deriv(M[10m])",
+    "quantile by (job) (0.5, M)",
+    "max_over_time(sum by (job) (rate(M[5m]))[30m:1m])",
+];
+
+/// Instant queries: what alerts ask.
+const INSTANT_QUERIES: [&str; 5] = [
+    "M == 0",
+    "rate(M[5m]) > 0 and on (instance) M > 0",
+    "predict_linear(M[1h], 3600) < 0",
+    "avg by (instance) (rate(M[5m])) > 0 unless changes(M[1h]) == 0",
+    "absent(M)",
+];
+
+/// Requests of a rehearsal over a store that is small enough to count its series.
+#[cfg(test)]
+pub(crate) const N_REQUESTS: usize = RANGE_QUERIES.len() + INSTANT_QUERIES.len() + 4;
+
+/// What the store holds that is worth asking for.
+struct Subject {
+    /// A metric.
+    matcher: Matcher,
+    /// The newest timestamp.
+    maxt: i64,
+    /// Whether there are few series enough to count them.
+    is_small: bool,
+}
+
+/// Waits until the newest data is read (`read_ahead` says so; nothing is done if that never comes to an end), then asks.
+pub async fn run(state: Arc<State>, router: Router, read_ahead: oneshot::Receiver<()>) {
+    if read_ahead.await.is_err() {
+        return;
+    }
+    let begun = Instant::now();
+    let n_answered = rehearse(&state, router).await;
+    if n_answered > 0 {
+        tracing::info!(requests = n_answered, duration = ?begun.elapsed(), "Rehearsed queries");
+    }
+}
+
+/// Asks, and returns how many requests were answered well; none if nothing is stored.
+pub(crate) async fn rehearse(state: &Arc<State>, mut router: Router) -> usize {
+    let Some(subject) = subject(state).await else { return 0 };
+    let mut n_answered = 0;
+    for (path, form) in requests(&subject) {
+        if state.is_stopping() {
+            break;
+        }
+        let request = Request::post(format!("{}{path}", state.settings.route_prefix))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .extension(Rehearsed)
+            .body(Body::from(form))
+            .expect("paths and headers are valid");
+        let Ok(response) = router.call(request).await;
+        let is_well = response.status().is_success();
+        let mut body = response.into_body();
+        // Piece by piece, as it would be sent: whole answers are nowhere.
+        while let Some(Ok(_)) = body.frame().await {}
+        n_answered += usize::from(is_well);
+    }
+    n_answered
+}
+
+/// Paths and forms.
+fn requests(subject: &Subject) -> Vec<(&'static str, String)> {
+    let Subject { matcher, maxt, is_small } = subject;
+    let selector = format!("{{{matcher}}}");
+    let time = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
+    let (start, end) = (time(maxt.saturating_sub(RANGE_MS)), time(*maxt));
+    let range = format!("start={start}&end={end}");
+    let matching = format!("{range}&match[]={}", escaped(&selector));
+    let query = |text: &str| format!("nocache=1&query={}", escaped(&text.replace('M', &selector)));
+    let mut requests = vec![("/api/v1/labels", range.clone()), ("/api/v1/labels", matching.clone())];
+    requests.push(("/api/v1/series", matching));
+    let step_s = STEP_MS / 1000;
+    let ranges = RANGE_QUERIES.map(|text| format!("{range}&step={step_s}&{}", query(text)));
+    requests.extend(ranges.map(|form| ("/api/v1/query_range", form)));
+    let instants = INSTANT_QUERIES.map(|text| format!("time={end}&{}", query(text)));
+    requests.extend(instants.map(|form| ("/api/v1/query", form)));
+    if *is_small {
+        let text = "count by (__name__) ({__name__=~\".+\"})";
+        requests.push(("/api/v1/query", format!("time={end}&query={}", escaped(text))));
+    }
+    requests
+}
+
+/// As forms have it.
+fn escaped(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+/// Looks for a metric; `None` if there is none of a fitting size, or nothing can be read: what is wrong with the store is
+/// told elsewhere.
+async fn subject(state: &State) -> Option<Subject> {
+    let store = state.store()?;
+    let find = move |_: &Deadline| Ok(find_subject(&*store.pin()?)?);
+    blocking(Deadline::after(TIMEOUT), find).await.ok().flatten()
+}
+
+fn find_subject(snapshot: &dyn Snapshot) -> Result<Option<Subject>, ReadError> {
+    let Some((_, maxt)) = snapshot.time_range() else { return Ok(None) };
+    // The list that was read ahead.
+    let all = LabelQuery { matcher_sets: &[], mint: i64::MIN, maxt: i64::MAX, limit: 0 };
+    let names = snapshot.label_values(METRIC_NAME, &all, &Unlimited::default())?;
+    let n_series = |matchers: &[Matcher], mint: i64| {
+        let select =
+            Select { values: false, histograms: HistogramNeed::None, ..Select::whole(matchers, mint, maxt) };
+        Ok::<_, ReadError>(snapshot.estimate(&select)?.n_series)
+    };
+    let mut best: Option<(u64, Matcher)> = None;
+    for name in names.iter().step_by(names.len().div_ceil(MAX_CANDIDATES).max(1)) {
+        let matcher = Matcher::equal(METRIC_NAME, name);
+        let n = n_series(std::slice::from_ref(&matcher), maxt.saturating_sub(RANGE_MS))?;
+        if (1..=MAX_SERIES).contains(&n) && best.as_ref().is_none_or(|(most, _)| *most < n) {
+            best = Some((n, matcher));
+        }
+    }
+    let Some((_, matcher)) = best else { return Ok(None) };
+    Ok(Some(Subject { matcher, maxt, is_small: n_series(&[], i64::MIN)? <= MAX_COUNTED }))
+}
