@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, Semaphore};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -90,15 +90,28 @@ impl Drop for CancelOnDrop {
 
 /// Threads for what blocks. Those of connections, scrapes and writes come first: a server that is asked more
 /// than it can answer still takes samples and says that it is well.
-static THREADS: LazyLock<Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_multi_thread()
+static THREADS: LazyLock<Runtime> = LazyLock::new(|| threads(&mut Builder::new_multi_thread()));
+
+/// The thread that is asked first: requests that come one after the other find its caches and its part of the
+/// allocator's memory warm, where a pool takes another thread for each. It stays from a dashboard's refresh to the next.
+static FIRST: LazyLock<Runtime> = LazyLock::new(|| {
+    let kept = Duration::from_secs(86_400);
+    threads(Builder::new_multi_thread().max_blocking_threads(1).thread_keep_alive(kept))
+});
+
+/// Whether that thread has nothing to do.
+static IS_FREE: Semaphore = Semaphore::const_new(1);
+
+/// A thread for tasks, which watch over answers, and those that block.
+fn threads(builder: &mut Builder) -> Runtime {
+    builder
         .worker_threads(1)
         .thread_name("api-work")
         .on_thread_start(give_way)
         .enable_time()
         .build()
         .expect("the system gives threads to a process that just started")
-});
+}
 
 /// How much less of a processor a thread that answers queries gets where others want it, too: an eighth, as
 /// `nice` counts.
@@ -126,7 +139,14 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Deadline) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let mut guard = CancelOnDrop(Some(Arc::clone(&deadline)));
-    let result = THREADS.spawn_blocking(move || work(&deadline)).await;
+    let place = IS_FREE.try_acquire().ok();
+    let threads = if place.is_some() { &FIRST } else { &THREADS };
+    let result = threads
+        .spawn_blocking(move || {
+            let _place = place;
+            work(&deadline)
+        })
+        .await;
     // The answer may still have a way to go.
     guard.0 = None;
     result.unwrap_or_else(|error| Err(panicked(&error)))
@@ -293,6 +313,25 @@ mod tests {
         let place = at_once.acquire().await.unwrap();
         assert_ne!(thread_of(&short, &at_once, KEY, Duration::ZERO).await, here, "no thread is left");
         drop(place);
+    }
+
+    #[tokio::test]
+    async fn work_behind_long_work_does_not_wait_for_it() {
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let (end, ends) = std::sync::mpsc::channel();
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let long = tokio::spawn(blocking(deadline, move |_| {
+            started.send(std::thread::current().id()).unwrap();
+            ends.recv().unwrap();
+            Ok(())
+        }));
+        let busy = has_started.await.unwrap();
+        let (short, at_once) = (ShortWork::default(), Semaphore::new(1));
+        for key in [KEY, KEY + (1 << 32)] {
+            assert_ne!(thread_of(&short, &at_once, key, Duration::ZERO).await, busy);
+        }
+        end.send(()).unwrap();
+        long.await.unwrap().unwrap();
     }
 
     #[tokio::test]
