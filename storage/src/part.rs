@@ -328,6 +328,14 @@ impl KnownColumns {
     }
 }
 
+/// Room for `n` more. A buffer that is empty is replaced rather than grown, which would copy what it held before.
+pub(crate) fn make_room<T>(buffer: &mut Vec<T>, n: usize) {
+    if buffer.is_empty() && buffer.capacity() < n {
+        *buffer = Vec::new();
+    }
+    buffer.reserve(n);
+}
+
 /// Decoded samples of consecutive series, as runs of one kind each.
 #[derive(Debug, Default)]
 pub struct RunBuffer {

@@ -159,8 +159,13 @@ impl Batch {
         self.first = first;
         self.rows = rows;
         self.n_steps = grid.n_steps;
+        let n_cells = rows * grid.n_steps;
+        if self.values.capacity() < n_cells {
+            // Growing would copy what is not needed any more.
+            self.values = Vec::new();
+        }
         self.values.clear();
-        self.values.resize(rows * grid.n_steps, 0.0);
+        self.values.resize(n_cells, 0.0);
         self.present.clear();
         self.present.resize(rows * grid.n_words(), 0);
         self.dense.clear();

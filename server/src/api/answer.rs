@@ -4,7 +4,7 @@
 
 use super::json;
 use super::response::{TRUNCATED, write_end};
-use super::sending::{PIECE_BYTES, Render};
+use super::sending::{LARGE_BYTES, PIECE_BYTES, Render};
 use crate::queries::Registered;
 use chronolith_model::FloatHistogram;
 use chronolith_query::go_format::{format_float, write_json_float};
@@ -92,15 +92,17 @@ impl TimeTexts {
             return write_time(out, time);
         }
         if self.texts.len() <= *step {
-            self.texts.resize(*step + 1, TimeText::default());
+            self.texts.resize((2 * self.texts.len()).clamp(*step + 1, n), TimeText::default());
         }
         let text = &mut self.texts[*step];
         *step += 1;
         if text.length == 0 {
-            let mut new = Vec::with_capacity(TIME_TEXT_BYTES);
-            write_time(&mut new, time);
-            text.text[..new.len()].copy_from_slice(&new);
+            let start = out.len();
+            write_time(out, time);
+            let new = &out[start..];
+            text.text[..new.len()].copy_from_slice(new);
             text.length = new.len() as u8;
+            return;
         }
         // A copy of constant length is a few instructions.
         let end = out.len() + usize::from(text.length);
@@ -221,7 +223,10 @@ fn begin(out: &mut Vec<u8>, value: Value) -> Items {
 
 impl Render for QueryAnswer {
     fn render(&mut self, out: &mut Vec<u8>) -> bool {
-        out.append(&mut self.head);
+        if !self.head.is_empty() {
+            out.reserve(self.expected_bytes().min(FIRST_BYTES));
+            out.append(&mut self.head);
+        }
         let goal = out.len() + PIECE_BYTES;
         while out.len() < goal {
             if !self.write_next(out, goal) {
@@ -233,7 +238,25 @@ impl Render for QueryAnswer {
     }
 }
 
+/// Room that is made at once for the start of an answer: what is written before it is sent.
+const FIRST_BYTES: usize = LARGE_BYTES + PIECE_BYTES + PIECE_BYTES / 16;
+
 impl QueryAnswer {
+    /// About how long the answer will be.
+    fn expected_bytes(&self) -> usize {
+        const LABELS_BYTES: usize = 160;
+        const POINT_BYTES: usize = 40;
+        let items = match &self.items {
+            Items::None => 0,
+            Items::Vector(samples) => samples.len() * (LABELS_BYTES + POINT_BYTES),
+            Items::Matrix { series, .. } => {
+                let size = |series: &RangeSeries| LABELS_BYTES + series.floats.len() * POINT_BYTES;
+                series.as_slice().iter().map(size).sum()
+            }
+        };
+        self.head.len() + items + self.tail.len()
+    }
+
     /// Writes some of the result; false if there is nothing left.
     fn write_next(&mut self, out: &mut Vec<u8>, goal: usize) -> bool {
         match &mut self.items {

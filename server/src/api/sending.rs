@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Smaller answers are written whole and not counted: connections are limited, too.
-const LARGE_BYTES: usize = 256 << 10;
+pub const LARGE_BYTES: usize = 256 << 10;
 /// What is handed to a connection at once. Writing it takes less than a millisecond, so the thread that
 /// does it is soon there for others.
 pub const PIECE_BYTES: usize = 64 << 10;

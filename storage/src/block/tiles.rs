@@ -11,7 +11,9 @@ use crate::error::StorageError;
 use crate::kv::KvRead;
 use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key};
 use crate::lookups;
-use crate::part::{ColumnSlice, KnownColumns, LastFloat, PartRead, Run, RunBuffer, RunValues, Stretch, Take};
+use crate::part::{
+    ColumnSlice, KnownColumns, LastFloat, PartRead, Run, RunBuffer, RunValues, Stretch, Take, make_room,
+};
 use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::{HistogramNeed, Lookups, QueryContext, ReadStats};
 use chronolith_model::sample::is_stale;
@@ -458,13 +460,17 @@ impl TileReader {
         let n_before = out.runs.len();
         out.runs.reserve(found.len());
         if read.values {
-            let whole = found
-                .iter()
-                .filter(|chunk| !chunk.in_part)
-                .map(|chunk| tiles[chunk.tile as usize].entry(*chunk));
-            let floats = whole.filter(|entry| entry.kind == ChunkKind::Float);
+            let n_steps = read.lookups.map_or(usize::MAX, |lookups| lookups.n_steps as usize);
+            let n_values = |chunk: &Found| {
+                let entry = tiles[chunk.tile as usize].entry(*chunk);
+                match (entry.kind, chunk.in_part) {
+                    (ChunkKind::Float, false) => entry.count as usize,
+                    (ChunkKind::Float, true) => n_steps.min(entry.count as usize),
+                    _ => 0,
+                }
+            };
             // Growing while they are decoded would copy them again and again.
-            out.values.reserve(floats.map(|entry| entry.count as usize).sum());
+            make_room(&mut out.values, found.iter().map(n_values).sum());
         }
         let mut n_unchecked = 0;
         for chunk in found {

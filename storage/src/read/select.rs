@@ -7,7 +7,7 @@ use super::lease::{Lease, Leased};
 use super::merge::{Merged, merge};
 use super::samples::{Piece, Wanted, append_series};
 use crate::error::StorageError;
-use crate::part::{KnownColumns, LastFloat, PartRead, PartSeries, RunBuffer};
+use crate::part::{KnownColumns, LastFloat, PartRead, PartSeries, RunBuffer, make_room};
 use chronolith_model::queryable::{
     Lookups, Projection, QueryContext, ReadError, SampleBatch, Select, SelectedSeries, Stop, pieces,
 };
@@ -132,7 +132,7 @@ impl Selected {
         // Values that stay over a chunk are in no buffer, but take a place each where their series has others.
         let n_samples =
             |buffer: &RunBuffer| buffer.runs.iter().map(|run| run.times.count as usize).sum::<usize>();
-        out.values.reserve(scratch.buffers.iter().map(n_samples).sum());
+        make_room(&mut out.values, scratch.buffers.iter().map(n_samples).sum());
         let assembled = self.assemble(&range, &wanted, scratch, out, cx);
         cx.release(size_bytes);
         assembled
