@@ -47,7 +47,8 @@ pub struct Options {
     /// Length of a window of time. The blocks on disk must have been written with the same length or
     /// a divisor of it.
     pub window_ms: i64,
-    /// A table is frozen when it holds so many samples, or 120 for each of its series if that is more.
+    /// A table is frozen when it holds so many samples, or 120 for each of its series if that is more. At the end of
+    /// its window it takes up to an eighth more.
     pub table_samples: u64,
     /// A table without appends for so long is frozen.
     pub idle_freeze_ms: i64,
@@ -85,7 +86,7 @@ impl Default for Options {
             max_exemplars: 100_000,
             shards: 0,
             window_ms: DEFAULT_WINDOW_MS,
-            table_samples: 8_000_000,
+            table_samples: 12_000_000,
             idle_freeze_ms: 600_000,
             seal_on_close_samples: 2_000_000,
             background: true,

@@ -3,7 +3,8 @@
 //!
 //! A block sealed from a table has level 0. Level 1 merges the runs of a window, level 2 four windows
 //! (8 h), level 3 twelve (1 d), each further one four times the one before, up to the longest block
-//! that the options allow. Ranges of a level are aligned, so ranges of different levels nest.
+//! that the options allow. Ranges of a level are aligned, so ranges of different levels nest. A window of two
+//! runs waits for level 2: to write all of it again would spare one block.
 //!
 //! Levels wait until a range is complete, and a block that reaches out of a range or ranks between
 //! others can keep them from it. So that the number of blocks is bounded whatever is sealed (deletions
@@ -53,7 +54,7 @@ const CROWD: usize = 32;
 const ALL_CROWDS: usize = 192;
 const LEAST_CROWD: usize = 8;
 
-/// A block with fewer samples is small: an eighth of a full table. How many larger ones there can be follows
+/// A block with fewer samples is small: a twelfth of a full table. How many larger ones there can be follows
 /// from how much is stored.
 const SMALL_SAMPLES: u64 = 1 << 20;
 
@@ -282,6 +283,7 @@ fn plan_level(blocks: &[BlockInfo], levels: &Levels, horizon: i64) -> Option<Pla
             let range = (start, start + length - 1);
             if range.1 <= horizon
                 && let Some(plan) = plan_range(blocks, range, level)
+                && (plan.inputs.len() > 2 || index > 0 || levels.lengths_ms.len() == 1)
             {
                 return Some(plan);
             }
@@ -352,12 +354,18 @@ mod tests {
 
     #[test]
     fn runs_of_a_window_are_merged_once_it_is_closed() {
-        let blocks = [block(1, 0, 50, 0, 10), block(2, 51, 99, 0, 10)];
+        let blocks = [block(1, 0, 50, 0, 10), block(2, 51, 70, 0, 10), block(3, 71, 99, 0, 10)];
         assert_eq!(plan(&blocks, &levels(), 98), None);
-        assert_eq!(
-            plan(&blocks, &levels(), 99),
-            Some(Plan { inputs: vec![BlockId(1), BlockId(2)], level: 1 })
-        );
+        let all = vec![BlockId(1), BlockId(2), BlockId(3)];
+        assert_eq!(plan(&blocks, &levels(), 99), Some(Plan { inputs: all, level: 1 }));
+    }
+
+    #[test]
+    fn two_runs_of_a_window_wait_for_a_longer_range_if_there_is_one() {
+        let blocks = [block(1, 0, 50, 0, 10), block(2, 51, 99, 0, 10)];
+        assert_eq!(plan(&blocks, &levels(), 398), None);
+        assert_eq!(plan(&blocks, &levels(), 399).unwrap().level, 2);
+        assert_eq!(plan(&blocks, &Levels::new(W, W), 99).unwrap().level, 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-/// The least ballast. A seal of 8 M samples writes some 3 MB, of a million series with 120 samples each
+/// The least ballast. A seal of 12 M samples writes some 3 MB, of a million series with 120 samples each
 /// some 30 MB: so much is needed before their log can go.
 const MIN_BYTES: u64 = 64 << 20;
 /// The most. Three tables may wait for their seal at once, each a little larger than the above, and

@@ -267,7 +267,9 @@ impl TableSet {
         let limit = self.options.table_samples;
         self.freeze_where(|table| {
             let n_samples = table.n_samples();
-            n_samples >= limit && n_samples >= SAMPLES_PER_SERIES * table.n_series() as u64
+            n_samples >= limit
+                && n_samples >= SAMPLES_PER_SERIES * table.n_series() as u64
+                && !self.is_nearly_through(table)
         });
         self.freeze_behind_edge();
         let largest = {
@@ -280,6 +282,16 @@ impl TableSet {
             open.max_by_key(|table| table.size_bytes()).map(|table| table.number)
         };
         self.freeze_where(|table| Some(table.number) == largest);
+    }
+
+    /// Whether little more is to come for a full table, at the rate at which it was filled. After a freeze that
+    /// would be a block of its own: a few samples a series, which take several times as much a sample.
+    fn is_nearly_through(&self, table: &Table) -> bool {
+        let (Some(window), Some((mint, maxt))) = (table.window, table.time_range()) else { return false };
+        let (behind_ms, ahead_ms) = (maxt - mint, window + self.options.window_ms - maxt);
+        let most = self.options.table_samples / 8;
+        let n_expected = u128::from(table.n_samples()) * ahead_ms.max(0) as u128 / behind_ms.max(1) as u128;
+        table.n_samples() < self.options.table_samples + most && n_expected <= u128::from(most)
     }
 
     /// Freezes the table of the window before the current one once that has gone on for a while: with about as many

@@ -197,6 +197,27 @@ fn source_contents(set: &TableSet, boundaries: &[(i64, i64)]) -> Contents {
 }
 
 #[test]
+fn a_full_table_is_frozen_unless_its_window_is_nearly_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(1 << 40));
+    let options = Options { table_samples: 160, ..options(&clock) };
+    let (set, _) = TableSet::open(setup(dir.path(), options), &[]).unwrap();
+    let series = labels("__name__=up");
+    let append = |times: &mut dyn Iterator<Item = i64>| {
+        let samples: Vec<_> = times.map(|time| float(time, time as f64)).collect();
+        append(&set, &series, &samples).unwrap();
+        set.frozen().len()
+    };
+    // At 3 ms, the half of the window is still to come.
+    assert_eq!(append(&mut (0..159).map(|n| n * 3)), 0);
+    assert_eq!(append(&mut [477].into_iter()), 1);
+    // At 6 ms, a few samples. More than an eighth does not go in, whatever the rate was.
+    assert_eq!(append(&mut (0..160).map(|n| WINDOW_MS + n * 6)), 1);
+    assert_eq!(append(&mut (0..19).map(|n| WINDOW_MS + 955 + n)), 1);
+    assert_eq!(append(&mut [WINDOW_MS + 980].into_iter()), 2);
+}
+
+#[test]
 fn the_rules_for_equal_timestamps_hold() {
     let dir = tempfile::tempdir().unwrap();
     let set = open(dir.path());
