@@ -28,7 +28,7 @@ use crate::queries::{Origin, Rehearsed};
 use crate::remote::receiver;
 use crate::state::State as ServerState;
 use crate::store::Store;
-use crate::telemetry::metrics::{REQUEST_SECONDS, RESPONSE_BYTES};
+use crate::telemetry::metrics::{REQUEST_SECONDS, RESPONSE_BYTES, Registry};
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
@@ -216,13 +216,18 @@ async fn measure(State(state): State<Arc<ServerState>>, request: Request, next: 
     let handler = path.replace("{name}", ":name");
     let started = Instant::now();
     let response = next.run(request).await;
-    let registry = &state.registry;
-    let labels = [("handler", handler.as_str())];
+    record(&state.registry, &handler, started, &response);
+    response
+}
+
+/// Counts and times a request that was answered.
+pub(crate) fn record(registry: &Registry, handler: &str, started: Instant, response: &Response) {
+    let labels = [("handler", handler)];
     registry
         .counter(
             "prometheus_http_requests_total",
             "Counter of HTTP requests.",
-            &[("handler", &handler), ("code", response.status().as_str())],
+            &[("handler", handler), ("code", response.status().as_str())],
         )
         .inc();
     registry
@@ -243,7 +248,6 @@ async fn measure(State(state): State<Arc<ServerState>>, request: Request, next: 
             )
             .observe(size as f64);
     }
-    response
 }
 
 fn after_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {

@@ -1,8 +1,11 @@
 //! Accepting connections: a limit over all addresses, time limits for reading, and an orderly end.
 
+use crate::remote::direct::Direct;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Extension;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::net::SocketAddr;
@@ -37,6 +40,15 @@ pub async fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// Who answers requests.
+#[derive(Clone)]
+pub struct Routes {
+    /// Those that it takes.
+    pub direct: Option<Arc<Direct>>,
+    /// All others.
+    pub router: Router,
+}
+
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -49,14 +61,14 @@ pub struct Limits {
 }
 
 /// Serves until `stop` says true, then finishes what is in flight for a bounded time.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
+pub async fn serve(listeners: Vec<TcpListener>, routes: Routes, limits: Limits, stop: watch::Receiver<bool>) {
     // Each address holds a permit while it waits; without one for each, the last ones would starve.
     let n_permits = limits.max_connections + listeners.len().saturating_sub(1);
     let gate = Arc::new(Semaphore::new(n_permits));
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
-            tokio::spawn(accept(listener, router.clone(), limits, Arc::clone(&gate), stop.clone()))
+            tokio::spawn(accept(listener, routes.clone(), limits, Arc::clone(&gate), stop.clone()))
         })
         .collect();
     for task in accepting {
@@ -72,7 +84,7 @@ pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, 
 
 async fn accept(
     listener: TcpListener,
-    router: Router,
+    routes: Routes,
     limits: Limits,
     gate: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
@@ -90,7 +102,7 @@ async fn accept(
         let Ok(permit) = permit else { return };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = serve_connection(stream, peer, router.clone(), limits, stop.clone());
+                let connection = serve_connection(stream, peer, routes.clone(), limits, stop.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(permit);
@@ -108,17 +120,27 @@ async fn accept(
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    routes: Routes,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
     // Small answers are not held back; where this fails, nothing is lost but time.
     let _ = stream.set_nodelay(true);
-    let router = router.layer(Extension(Peer(peer)));
+    let router = TowerToHyperService::new(routes.router.layer(Extension(Peer(peer))));
+    let service = service_fn(|request| {
+        let direct = routes.direct.as_ref().filter(|direct| direct.takes(&request));
+        let router = &router;
+        async move {
+            match direct {
+                Some(direct) => Ok(direct.answer(request.map(Body::new)).await),
+                None => router.call(request).await,
+            }
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.read_timeout)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let stopped = async move {
         // What `wait_for` borrows must not live on across the next await.
@@ -157,7 +179,7 @@ mod tests {
             shutdown_timeout: Duration::from_secs(10),
         };
         let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(serve(listeners, router, limits, stopped));
+        let serving = tokio::spawn(serve(listeners, Routes { direct: None, router }, limits, stopped));
         for address in &addresses {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();

@@ -3,6 +3,7 @@
 use chronolith::cli::{self, CliError, EXIT_USAGE, Settings};
 use chronolith::config::Config;
 use chronolith::queries::active_file;
+use chronolith::remote::direct::Direct;
 use chronolith::scrape::{ScrapeManager, ScrapeOptions};
 use chronolith::state::{State, n_threads};
 use chronolith::store::{self, OpenDb, Store};
@@ -108,8 +109,12 @@ async fn run(settings: Settings) -> Result<(), String> {
         shutdown_timeout: state.settings.shutdown_timeout,
     };
     let (stop_serving, stopped) = watch::channel(false);
-    let router = api::router(Arc::clone(&state));
-    let serving = tokio::spawn(listen::serve(listeners, router.clone(), limits, stopped));
+    let routes = listen::Routes {
+        direct: Some(Arc::new(Direct::new(Arc::clone(&state)))),
+        router: api::router(Arc::clone(&state)),
+    };
+    let router = routes.router.clone();
+    let serving = tokio::spawn(listen::serve(listeners, routes, limits, stopped));
 
     // The server answers while the log is replayed: that it is not ready, and how far it has come.
     let mut opening = tokio::task::spawn_blocking({

@@ -1,4 +1,5 @@
 //! Remote protocols: receiving remote write.
 
+pub mod direct;
 pub mod known;
 pub mod receiver;

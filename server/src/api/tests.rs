@@ -5,10 +5,12 @@ mod limits;
 
 use super::*;
 use crate::config::{Config, Environment};
+use crate::remote::direct::Direct;
 use crate::remote::known::Seen;
 use crate::store::OpenDb;
 use crate::telemetry::Registry;
-use axum::http::{HeaderMap, Method};
+use crate::telemetry::metrics::TextFormat;
+use axum::http::{HeaderMap, Method, Request};
 use chronolith_model::Labels;
 use chronolith_model::append::{AppendBatch, BatchSeries, Sample, SeriesKey, SeriesRef};
 use chronolith_storage::Options;
@@ -370,6 +372,44 @@ async fn remote_write_negotiates_and_keeps_good_samples() {
 
     let off = Server::new(&["--no-web.enable-remote-write-receiver"]);
     assert_eq!(off.write("prometheus.WriteRequest", v1_body(&series(1.0))).await.status, 404);
+}
+
+#[tokio::test]
+async fn remote_write_is_answered_alike_by_the_router_and_without_it() {
+    let labels = Labels::from_pairs([("__name__", "m")]).unwrap();
+    let body = v2_body(&[(labels, vec![(NOW_MS, 1.0)])]);
+    let starting = Server::starting(&["--web.route-prefix=/here"]);
+    let open = Server::new(&["--remote-write.max-request-size=10KB"]);
+    let off = Server::new(&["--no-web.enable-remote-write-receiver"]);
+    let v2 = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+    for (server, path, content_type, body, status) in [
+        (&starting, "/here/api/v1/write", v2, body.clone(), 503),
+        (&off, "/api/v1/write", v2, body.clone(), 404),
+        (&open, "/api/v1/write?a=b", v2, body.clone(), 204),
+        (&open, "/api/v1/write", "text/plain", body.clone(), 415),
+        (&open, "/api/v1/write", v2, b"not snappy".to_vec(), 400),
+        (&open, "/api/v1/write", v2, vec![0; 11 << 10], 413),
+    ] {
+        let request = || {
+            let request = Request::post(path).header("content-type", content_type);
+            request.body(Body::from(body.clone())).unwrap()
+        };
+        let direct = Direct::new(Arc::clone(&server.state));
+        assert!(direct.takes(&request()));
+        let (short, long) = (direct.answer(request()).await, server.send(request()).await);
+        assert_eq!((short.status().as_u16(), long.status), (status, status), "{content_type}");
+        let body = axum::body::to_bytes(short.into_parts().1, usize::MAX).await.unwrap();
+        assert_eq!(body, long.body);
+        let counted = server.state.registry.render(TextFormat::Prometheus);
+        let expected =
+            format!("prometheus_http_requests_total{{handler=\"/api/v1/write\",code=\"{status}\"}} 2");
+        assert!(counted.contains(&expected), "{counted}");
+    }
+    let direct = Direct::new(Arc::clone(&open.state));
+    let of_a_browser = Request::post("/api/v1/write").header("origin", "http://here").body(()).unwrap();
+    assert!(!direct.takes(&of_a_browser));
+    assert!(!direct.takes(&Request::get("/api/v1/write").body(()).unwrap()));
+    assert!(!direct.takes(&Request::post("/api/v1/query").body(()).unwrap()));
 }
 
 #[tokio::test]

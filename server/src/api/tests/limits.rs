@@ -30,7 +30,8 @@ impl Server {
             shutdown_timeout: Duration::from_secs(1),
         };
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(listen::serve(vec![listener], self.router.clone(), limits, stopped));
+        let routes = listen::Routes { direct: None, router: self.router.clone() };
+        tokio::spawn(listen::serve(vec![listener], routes, limits, stopped));
         (address, stop)
     }
 
