@@ -1,8 +1,10 @@
 //! Interned strings: queries compare labels as numbers.
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use parking_lot::RwLock;
-use std::collections::HashMap;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The number of a string in one [`SymbolTable`]. Numbers say nothing about the order of strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,16 +21,18 @@ pub struct SymbolTable {
 
 #[derive(Debug)]
 struct Inner {
-    numbers: HashMap<Arc<str>, u32, xxhash_rust::xxh3::Xxh3DefaultBuilder>,
+    numbers: HashTable<u32>,
     strings: Vec<Arc<str>>,
     size_bytes: usize,
 }
 
+/// Room for so many strings from the start, for queries of few series: a kilobyte and a half.
+const N_AT_FIRST: usize = 56;
+
 impl Default for SymbolTable {
     fn default() -> Self {
-        let table = Self {
-            inner: RwLock::new(Inner { numbers: HashMap::default(), strings: Vec::new(), size_bytes: 0 }),
-        };
+        let (numbers, strings) = (HashTable::with_capacity(N_AT_FIRST), Vec::with_capacity(N_AT_FIRST));
+        let table = Self { inner: RwLock::new(Inner { numbers, strings, size_bytes: 0 }) };
         assert_eq!(table.intern(""), EMPTY);
         table
     }
@@ -59,7 +63,8 @@ impl SymbolTable {
 
     /// The number of `text`, if it has one.
     pub fn get(&self, text: &str) -> Option<Symbol> {
-        self.inner.read().numbers.get(text).map(|&number| Symbol(number))
+        let Inner { numbers, strings, .. } = &*self.inner.read();
+        numbers.find(hash(text), |&number| *strings[number as usize] == *text).copied().map(Symbol)
     }
 
     /// The string behind a number of this table.
@@ -88,17 +93,24 @@ impl SymbolTable {
 
 impl Inner {
     fn intern(&mut self, text: &str) -> Symbol {
-        if let Some(&number) = self.numbers.get(text) {
-            return Symbol(number);
-        }
-        let number = u32::try_from(self.strings.len()).expect("fewer than 2^32 symbols in one query");
-        let text: Arc<str> = Arc::from(text);
-        // String, its Arc header, the entry of the map and of the list.
-        self.size_bytes += text.len() + 16 + 32 + 16;
-        self.strings.push(Arc::clone(&text));
-        self.numbers.insert(text, number);
+        let Self { numbers, strings, size_bytes } = self;
+        let is_it = |&number: &u32| *strings[number as usize] == *text;
+        let entry = numbers.entry(hash(text), is_it, |&number| hash(&strings[number as usize]));
+        let place = match entry {
+            Entry::Occupied(known) => return Symbol(*known.get()),
+            Entry::Vacant(place) => place,
+        };
+        let number = u32::try_from(strings.len()).expect("fewer than 2^32 symbols in one query");
+        place.insert(number);
+        strings.push(Arc::from(text));
+        // String, its Arc header, the entry of the table and of the list.
+        *size_bytes += text.len() + 16 + 32 + 16;
         Symbol(number)
     }
+}
+
+fn hash(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ struct Inner {
     /// Where those of each set end.
     ends: Vec<u32>,
     numbers: hashbrown::HashTable<u32>,
+    /// Room for the pairs of a set that is made.
+    made: Vec<(Symbol, Symbol)>,
 }
 
 impl Inner {
@@ -42,7 +44,7 @@ impl Inner {
     }
 
     fn intern(&mut self, pairs: &SymbolPairs) -> LabelSetId {
-        let Self { pairs: all, ends, numbers } = self;
+        let Self { pairs: all, ends, numbers, .. } = self;
         let hash = hash_pairs(pairs);
         if let Some(&number) = numbers.find(hash, |&number| pairs_of(all, ends, number) == pairs) {
             return LabelSetId(number);
@@ -52,6 +54,21 @@ impl Inner {
         ends.push(u32::try_from(all.len()).expect("fewer than 2^32 labels in one query"));
         numbers.insert_unique(hash, number, |&number| hash_pairs(pairs_of(all, ends, number)));
         LabelSetId(number)
+    }
+
+    /// Only the labels of these names, or all but those: perhaps the set `likely`.
+    fn select(&mut self, id: LabelSetId, names: &[Symbol], keep: bool, likely: LabelSetId) -> LabelSetId {
+        let mut made = std::mem::take(&mut self.made);
+        let pairs = self.get(id.0);
+        made.clear();
+        made.extend(pairs.iter().filter(|(name, _)| names.contains(name) == keep));
+        let selected = match made.len() == pairs.len() {
+            true => id,
+            false if *made == *self.get(likely.0) => likely,
+            false => self.intern(&made),
+        };
+        self.made = made;
+        selected
     }
 }
 
@@ -80,7 +97,7 @@ impl LabelSets {
 
     /// Makes room for so many more.
     pub(crate) fn reserve(&self, n_sets: usize) {
-        let Inner { pairs, ends, numbers } = &mut *self.inner.write();
+        let Inner { pairs, ends, numbers, .. } = &mut *self.inner.write();
         ends.reserve(n_sets);
         numbers.reserve(n_sets, |&number| hash_pairs(pairs_of(pairs, ends, number)));
     }
@@ -113,12 +130,12 @@ impl LabelSets {
 
     /// Without the labels of these names.
     pub(crate) fn without(&self, id: LabelSetId, names: &[Symbol]) -> LabelSetId {
-        self.select([id], names, false)[0]
+        self.inner.write().select(id, names, false, NO_LABELS)
     }
 
     /// Only the labels of these names.
     pub(crate) fn only(&self, id: LabelSetId, names: &[Symbol]) -> LabelSetId {
-        self.select([id], names, true)[0]
+        self.inner.write().select(id, names, true, NO_LABELS)
     }
 
     /// Of each label set only the labels of these names, or all but those.
@@ -129,19 +146,10 @@ impl LabelSets {
         keep: bool,
     ) -> Vec<LabelSetId> {
         let inner = &mut *self.inner.write();
-        let mut kept = Vec::new();
         let mut last = NO_LABELS;
-        let select = |id: LabelSetId| {
-            let pairs = inner.get(id.0);
-            kept.clear();
-            kept.extend(pairs.iter().copied().filter(|(name, _)| names.contains(name) == keep));
-            if kept.len() == pairs.len() {
-                return id;
-            }
+        let select = |id| {
             // Neighbours are often of one group.
-            if *kept != *inner.get(last.0) {
-                last = inner.intern(&kept);
-            }
+            last = inner.select(id, names, keep, last);
             last
         };
         ids.into_iter().map(select).collect()

@@ -17,18 +17,33 @@ pub fn raw_string(out: &mut Vec<u8>, text: &str) {
 
 fn quoted(out: &mut Vec<u8>, text: &str, html: bool) {
     let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
     out.push(b'"');
-    // Without a branch for each byte, so that many are looked at together. Nearly all texts are plain.
-    let suspect = bytes.iter().fold(false, |found, &byte| {
-        let html_suspect = (byte == b'<') | (byte == b'>') | (byte == b'&') | (byte == 0xe2);
-        found | (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (html & html_suspect)
-    });
-    if suspect {
-        escaped(out, bytes, html);
-    } else {
+    // Nearly all texts are.
+    if is_plain(bytes, html) {
         out.extend_from_slice(bytes);
+    } else {
+        escaped(out, bytes, html);
     }
     out.push(b'"');
+}
+
+/// Whether nothing in a text may need to be escaped. Bytes are looked at sixteen or four at once, the last ones of a text
+/// together with some before them: most texts are short.
+fn is_plain(bytes: &[u8], html: bool) -> bool {
+    fn any_suspect<const N: usize>(bytes: &[u8; N], html: bool) -> bool {
+        let suspect = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
+        let to_html = |byte: u8| (byte == b'<') | (byte == b'>') | (byte == b'&') | (byte == 0xe2);
+        let any = |is: &dyn Fn(u8) -> bool| bytes.iter().fold(0, |found, &byte| found | u8::from(is(byte)));
+        any(&suspect) | (u8::from(html) & any(&to_html)) != 0
+    }
+    fn any_in<const N: usize>(bytes: &[u8], html: bool) -> Option<bool> {
+        let last = bytes.last_chunk::<N>()?;
+        let (chunks, _) = bytes.as_chunks::<N>();
+        Some(chunks.iter().any(|chunk| any_suspect(chunk, html)) || any_suspect(last, html))
+    }
+    let one_by_one = || bytes.iter().any(|&byte| any_suspect(&[byte], html));
+    !any_in::<16>(bytes, html).or_else(|| any_in::<4>(bytes, html)).unwrap_or_else(one_by_one)
 }
 
 fn escaped(out: &mut Vec<u8>, bytes: &[u8], html: bool) {
@@ -306,6 +321,30 @@ mod tests {
             "\"a\\u003cb\\u003e\\u0026\\\"\\\\\\n\\u0001\\u2028é\""
         );
         assert_eq!(text(|out| raw_string(out, "a<b>&\u{2028}")), "\"a<b>&\u{2028}\"");
+    }
+
+    #[test]
+    fn what_needs_care_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            let plain = "x".repeat(length);
+            assert_eq!(text(|out| string(out, &plain)), format!("\"{plain}\""));
+            for at in 0..length {
+                for (care, escaped) in [
+                    ("\"", "\\\""),
+                    ("\\", "\\\\"),
+                    ("\u{1f}", "\\u001f"),
+                    ("<", "\\u003c"),
+                    (">", "\\u003e"),
+                    ("&", "\\u0026"),
+                ] {
+                    let with = |part: &str| format!("{}{part}{}", &plain[..at], &plain[at + 1..]);
+                    assert_eq!(text(|out| string(out, &with(care))), format!("\"{}\"", with(escaped)));
+                    let is_html = matches!(care, "<" | ">" | "&");
+                    let expected = with(if is_html { care } else { escaped });
+                    assert_eq!(text(|out| raw_string(out, &with(care))), format!("\"{expected}\""));
+                }
+            }
+        }
     }
 
     #[test]

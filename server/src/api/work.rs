@@ -153,8 +153,8 @@ pub async fn blocking<T: Send + 'static>(
 }
 
 /// Microseconds. Work that took no longer the last time is done where it is: to hand it to another thread and back costs
-/// a third of what small alerts and look-ups take.
-const IN_PLACE_AT_MOST_US: u16 = 500;
+/// a third of what small alerts and look-ups take, and others wait no longer than a slice of the scheduler.
+const IN_PLACE_AT_MOST_US: u16 = 1_000;
 
 /// How long work took when it was done last, for what is asked again and again.
 pub struct ShortWork {
@@ -307,7 +307,7 @@ mod tests {
             "something else"
         );
         short.took(KEY, Duration::ZERO);
-        assert_eq!(thread_of(&short, &at_once, KEY, Duration::from_millis(1)).await, here);
+        assert_eq!(thread_of(&short, &at_once, KEY, Duration::from_millis(2)).await, here);
         assert_ne!(thread_of(&short, &at_once, KEY, Duration::ZERO).await, here, "it took long");
         short.took(KEY, Duration::ZERO);
         let place = at_once.acquire().await.unwrap();

@@ -18,6 +18,8 @@ use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{Estimate, HistogramNeed, QueryContext, Unlimited};
 use chronolith_model::symbols::Symbol;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
@@ -516,7 +518,9 @@ impl BlockSeries {
         let index = &part.shared.index;
         let kept = KeptNames::new(select.labels, |name| index.symbol(name))?;
         let mut ranks = Vec::with_capacity(matched.len() as usize);
-        let mut labels: Vec<(u32, u32)> = Vec::new();
+        // Most have that many; how many series are in range is not known yet.
+        let mut labels: Vec<(u32, u32)> =
+            Vec::with_capacity((matched.len() as usize * 8).min(LABELS_PER_CHARGE));
         let mut ends = Vec::with_capacity(matched.len() as usize);
         let mut charged = 0;
         index.visit_series(matched, cx, &mut |rank, series| {
@@ -558,7 +562,7 @@ fn in_query_symbols(
     cx.charge(size_bytes)?;
     let mut map = match is_dense {
         true => SymbolMap::Dense(vec![UNSEEN; index.n_symbols() as usize]),
-        false => SymbolMap::Sparse(HashMap::default()),
+        false => SymbolMap::Sparse(HashTable::new()),
     };
     let mut used: Vec<u32> = Vec::new();
     for number in labels.iter().flat_map(|&(name, value)| [name, value]) {
@@ -569,7 +573,7 @@ fn in_query_symbols(
     used.sort_unstable();
     for numbers in used.chunks(STRINGS_PER_CHECK as usize) {
         cx.check()?;
-        let mut texts = String::new();
+        let mut texts = String::with_capacity(numbers.len() * 16);
         let mut ends = Vec::with_capacity(numbers.len());
         index.visit_strings(numbers.iter().copied(), &mut |_, text| {
             texts.push_str(text);
@@ -592,7 +596,7 @@ fn in_query_symbols(
 enum SymbolMap {
     // `UNSEEN` where the number is not used.
     Dense(Vec<u32>),
-    Sparse(HashMap<u32, u32, Xxh3DefaultBuilder>),
+    Sparse(HashTable<(u32, u32)>),
 }
 
 /// No symbol of a query: its memory ends long before.
@@ -603,25 +607,45 @@ impl SymbolMap {
     fn mark(&mut self, number: u32) -> bool {
         match self {
             Self::Dense(symbols) => std::mem::replace(&mut symbols[number as usize], 0) == UNSEEN,
-            Self::Sparse(symbols) => symbols.insert(number, 0).is_none(),
-        }
-    }
-
-    fn set(&mut self, number: u32, symbol: Symbol) {
-        match self {
-            Self::Dense(symbols) => symbols[number as usize] = symbol.0,
             Self::Sparse(symbols) => {
-                symbols.insert(number, symbol.0);
+                let hash = |&(number, _): &(u32, u32)| hash_of(number);
+                match symbols.entry(hash_of(number), |known| known.0 == number, hash) {
+                    Entry::Occupied(_) => false,
+                    Entry::Vacant(place) => {
+                        place.insert((number, 0));
+                        true
+                    }
+                }
             }
         }
     }
 
+    /// Gives a number that is marked its symbol.
+    fn set(&mut self, number: u32, symbol: Symbol) {
+        match self {
+            Self::Dense(symbols) => symbols[number as usize] = symbol.0,
+            Self::Sparse(symbols) => {
+                if let Some(known) = symbols.find_mut(hash_of(number), |known| known.0 == number) {
+                    known.1 = symbol.0;
+                }
+            }
+        }
+    }
+
+    /// The symbol of a number that is marked.
     fn get(&self, number: u32) -> Symbol {
         Symbol(match self {
             Self::Dense(symbols) => symbols[number as usize],
-            Self::Sparse(symbols) => symbols[&number],
+            Self::Sparse(symbols) => {
+                symbols.find(hash_of(number), |known| known.0 == number).map_or(UNSEEN, |known| known.1)
+            }
         })
     }
+}
+
+/// One product: who writes strings chooses their order at most.
+fn hash_of(number: u32) -> u64 {
+    u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
 /// Finds the ranges of a series among those of some, ascending by rank.

@@ -8,9 +8,10 @@
 
 use crate::part::ColumnSlice;
 use chronolith_model::queryable::{QueryContext, Stop, TimestampColumn};
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 /// A part of a run that is kept.
@@ -54,7 +55,8 @@ pub struct PlanCache {
 
 #[derive(Debug, Default)]
 struct Inner {
-    plans: HashMap<Box<[StretchKey]>, Arc<Known>, xxhash_rust::xxh3::Xxh3DefaultBuilder>,
+    /// By [`hash`] of their keys.
+    plans: HashTable<Arc<Known>>,
     size_bytes: usize,
 }
 
@@ -66,7 +68,7 @@ struct Known {
     _columns: Vec<Arc<Vec<i64>>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct StretchKey {
     column: usize,
     part: u32,
@@ -107,14 +109,17 @@ impl PlanCache {
         let LastPlans { slots, own, key } = last;
         key.clear();
         key.extend(stretches.iter().map(StretchKey::new));
-        slots.resize_with(LAST_PLANS, Option::default);
-        let at = slot(key);
+        if slots.is_empty() {
+            slots.resize_with(LAST_PLANS, Option::default);
+        }
+        let hash = hash(key);
+        let at = hash as usize % LAST_PLANS;
         if slots[at].as_ref().is_none_or(|known| *known.key != **key) {
             // A column that nothing else holds is a series' own: nobody will ask for it again.
             if stretches.iter().any(|stretch| Arc::strong_count(&stretch.times.column) == 1) {
                 return Ok(own.insert(make(stretches)));
             }
-            let known = self.shared(stretches, key, cx)?;
+            let known = self.shared(stretches, key, hash, cx)?;
             if known.plan.timestamps.times.len() > LONG_PLAN {
                 slots.fill(None);
             }
@@ -127,9 +132,11 @@ impl PlanCache {
         &self,
         stretches: &[Stretch<'_>],
         key: &[StretchKey],
+        hash: u64,
         cx: &dyn QueryContext,
     ) -> Result<Arc<Known>, Stop> {
-        if let Some(known) = self.inner.lock().plans.get(key) {
+        let is_it = |known: &Arc<Known>| *known.key == *key;
+        if let Some(known) = self.inner.lock().plans.find(hash, is_it) {
             return Ok(Arc::clone(known));
         }
         let plan = make(stretches);
@@ -137,7 +144,7 @@ impl PlanCache {
         cx.charge(size_bytes)?;
         let mut inner = self.inner.lock();
         // Another worker may have been faster: its column is the one that others hold already.
-        if let Some(known) = inner.plans.get(key) {
+        if let Some(known) = inner.plans.find(hash, is_it) {
             cx.release(size_bytes);
             return Ok(Arc::clone(known));
         }
@@ -149,18 +156,21 @@ impl PlanCache {
         inner.size_bytes += size_bytes;
         let columns = stretches.iter().map(|stretch| Arc::clone(&stretch.times.column)).collect();
         let known = Arc::new(Known { key: key.into(), plan, _columns: columns });
-        inner.plans.insert(key.into(), Arc::clone(&known));
+        inner.plans.insert_unique(hash, Arc::clone(&known), |known| self::hash(&known.key));
         Ok(known)
     }
 }
 
-/// Where a plan is remembered.
-fn slot(key: &[StretchKey]) -> usize {
-    let hash = key.iter().fold(0u64, |hash, stretch| {
-        let next = stretch.column as u64 ^ u64::from(stretch.first) << 40 ^ u64::from(stretch.count) << 20;
-        (hash ^ next).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-    });
-    (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % LAST_PLANS
+/// Folded products: nobody chooses addresses to collide.
+fn hash(key: &[StretchKey]) -> u64 {
+    key.iter().fold(0, |hash, stretch| {
+        let next = stretch.column as u64
+            ^ u64::from(stretch.first) << 40
+            ^ u64::from(stretch.count) << 20
+            ^ u64::from(stretch.part) << 52;
+        let product = u128::from(hash ^ next) * 0x9e37_79b9_7f4a_7c15;
+        product as u64 ^ (product >> 64) as u64
+    })
 }
 
 impl StretchKey {

@@ -1,6 +1,6 @@
 //! Label names and values over all parts: sorted, each once, cut at the limit.
 
-use super::lists::{Lists, Question};
+use super::lists::{List, Lists, Question};
 use super::overlapping;
 use crate::error::StorageError;
 use crate::kv::keys::BlockId;
@@ -51,7 +51,7 @@ pub(super) fn collect(
         0 => usize::MAX,
         limit => limit.saturating_add(1),
     };
-    let mut collector = Collector { wanted, query, cx, strings: Union::new(most), charged: 0 };
+    let mut collector = Collector { wanted, query, cx, strings: Union::new(most), listed: None, charged: 0 };
     let collected = collector.collect(parts, lists);
     cx.release(collector.charged);
     collected?;
@@ -63,6 +63,8 @@ struct Collector<'c, 'q> {
     query: &'c LabelQuery<'q>,
     cx: &'c dyn QueryContext,
     strings: Union,
+    /// The list that the first of the strings are of.
+    listed: Option<Arc<List>>,
     charged: usize,
 }
 
@@ -100,13 +102,39 @@ impl Collector<'_, '_> {
         if self.strings.sorted.is_empty() {
             return Ok(true);
         }
+        let query = LabelQuery { mint: i64::MIN, maxt: i64::MAX, limit: 0, ..*self.query };
+        let block = selects(&query).next().map(|select| part.written_as(&select, self.cx)).transpose()?;
+        let block = block.flatten();
+        let listed = self.listed.clone();
+        if listed.as_ref().zip(block).is_some_and(|(list, block)| list.has_all_of(block)) {
+            return Ok(false);
+        }
+        let has_more = self.has_more_than_union(part, &query, block, lists)?;
+        // As long as the union is the list: it may know a string from another part, and behind the limit it tells nothing.
+        if let Some((list, block)) = listed.zip(block)
+            && !has_more
+            && self.strings.sorted.len() == list.strings.len()
+            && self.strings.sorted.len() < self.strings.most
+        {
+            list.add_within(block);
+        }
+        Ok(has_more)
+    }
+
+    /// Whether a part, which `block` is if it is one as it was written, has strings over all its time, which is that
+    /// of `query`, that are not known yet.
+    fn has_more_than_union(
+        &mut self,
+        part: &dyn Part,
+        query: &LabelQuery<'_>,
+        block: Option<BlockId>,
+        lists: &Lists,
+    ) -> Result<bool, StorageError> {
         if !self.query.matcher_sets.is_empty() {
-            let query = LabelQuery { mint: i64::MIN, maxt: i64::MAX, limit: 0, ..*self.query };
-            let block = selects(&query).next().map(|select| part.written_as(&select, self.cx)).transpose()?;
-            let Some(block) = block.flatten() else { return Ok(true) };
+            let Some(block) = block else { return Ok(true) };
             let (wanted, cx) = (self.wanted, self.cx);
             let strings = Union::new(usize::MAX);
-            let mut ever = Collector { wanted, query: &query, cx, strings, charged: 0 };
+            let mut ever = Collector { wanted, query, cx, strings, listed: None, charged: 0 };
             let listed = ever.add_written(&[part], vec![block], lists);
             cx.release(ever.charged);
             listed?;
@@ -132,9 +160,10 @@ impl Collector<'_, '_> {
     ) -> Result<(), StorageError> {
         let question = Question::new(self.wanted, self.query.matcher_sets, blocks);
         if let Some(list) = lists.get(&question) {
-            let kept = &list[..list.len().min(self.strings.most)];
+            let kept = &list.strings[..list.strings.len().min(self.strings.most)];
             self.charge(kept.iter().map(|text| text.len() + STRING_BYTES).sum())?;
             self.strings.sorted = kept.to_vec();
+            self.listed = Some(list);
             return Ok(());
         }
         parts.iter().try_for_each(|part| self.add(*part))?;
@@ -145,7 +174,7 @@ impl Collector<'_, '_> {
     }
 
     fn add(&mut self, part: &dyn Part) -> Result<(), StorageError> {
-        let Self { wanted, query, cx, strings, charged } = self;
+        let Self { wanted, query, cx, strings, charged, .. } = self;
         for select in selects(query) {
             cx.check()?;
             let mut refused = None;

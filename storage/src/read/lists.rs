@@ -43,8 +43,33 @@ impl Question {
     }
 }
 
-/// Sorted strings, each once.
-type List = Arc<[Box<str>]>;
+/// A list that is kept.
+#[derive(Debug)]
+pub(super) struct List {
+    /// Sorted, each once.
+    pub(super) strings: Box<[Box<str>]>,
+    /// Other blocks that have no string beside these, whatever the time: as true as the list is.
+    within: Mutex<Vec<BlockId>>,
+}
+
+/// Blocks that a list remembers.
+const MAX_WITHIN: usize = 64;
+
+impl List {
+    /// Whether a block is known to have no other string.
+    pub(super) fn has_all_of(&self, block: BlockId) -> bool {
+        self.within.lock().contains(&block)
+    }
+
+    /// Remembers that a block has no other string.
+    pub(super) fn add_within(&self, block: BlockId) {
+        let mut within = self.within.lock();
+        if within.len() == MAX_WITHIN {
+            within.clear();
+        }
+        within.push(block);
+    }
+}
 
 /// The lists that are kept.
 #[derive(Debug, Default)]
@@ -54,12 +79,12 @@ pub struct Lists {
 
 #[derive(Debug, Default)]
 struct Kept {
-    lists: HashMap<Question, List, Xxh3DefaultBuilder>,
+    lists: HashMap<Question, Arc<List>, Xxh3DefaultBuilder>,
     size_bytes: usize,
 }
 
 impl Lists {
-    pub(super) fn get(&self, question: &Question) -> Option<List> {
+    pub(super) fn get(&self, question: &Question) -> Option<Arc<List>> {
         self.kept.lock().lists.get(question).cloned()
     }
 
@@ -77,7 +102,7 @@ impl Lists {
         if size_bytes > LISTS_BYTES / 4 {
             return;
         }
-        let list = List::from(strings);
+        let list = Arc::new(List { strings: strings.into(), within: Mutex::default() });
         let mut kept = self.kept.lock();
         if kept.size_bytes + size_bytes > LISTS_BYTES {
             *kept = Kept::default();
@@ -114,11 +139,11 @@ mod tests {
         ];
         let lists = Lists::default();
         for (at, question) in questions.iter().enumerate() {
-            assert_eq!(lists.get(question), None, "{at}");
+            assert!(lists.get(question).is_none(), "{at}");
             lists.insert(question.clone(), &[at.to_string().into()]);
         }
         for (at, question) in questions.iter().enumerate() {
-            assert_eq!(lists.get(question).unwrap()[..], [at.to_string().into()]);
+            assert_eq!(lists.get(question).unwrap().strings[..], [at.to_string().into()]);
         }
     }
 
@@ -128,7 +153,7 @@ mod tests {
         let question = |number| Question::new(Wanted::Names, &[], vec![BlockId(number)]);
         let long: Vec<Box<str>> = (0..LISTS_BYTES / 64).map(|at| format!("{at:032}").into()).collect();
         lists.insert(question(0), &long);
-        assert_eq!(lists.get(&question(0)), None, "too long");
+        assert!(lists.get(&question(0)).is_none(), "too long");
         for number in 1..1000 {
             lists.insert(question(number), &long[..100]);
             assert!(lists.get(&question(number)).is_some());

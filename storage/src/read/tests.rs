@@ -45,12 +45,22 @@ struct MemoryPart {
     block: Option<BlockId>,
     /// Look-ups of names that went through the series.
     n_walks: Arc<AtomicUsize>,
+    /// How often it was asked whether it has more names.
+    n_asked: Arc<AtomicUsize>,
 }
 
 impl MemoryPart {
     fn new(precedence: Precedence, mut series: Vec<(Labels, Samples)>, run_length: usize) -> Self {
         series.sort_by(|a, b| block_order(&a.0, &b.0));
-        Self { precedence, series, run_length, exemplars: Vec::new(), block: None, n_walks: Arc::default() }
+        Self {
+            precedence,
+            series,
+            run_length,
+            exemplars: Vec::new(),
+            block: None,
+            n_walks: Arc::default(),
+            n_asked: Arc::default(),
+        }
     }
 
     fn matching(&self, select: &PartSelect<'_>) -> Vec<&(Labels, Samples)> {
@@ -115,6 +125,7 @@ impl Part for MemoryPart {
         _cx: &dyn QueryContext,
         is_known: &mut dyn FnMut(&str) -> bool,
     ) -> Result<bool, StorageError> {
+        self.n_asked.fetch_add(1, Ordering::Relaxed);
         let mut names = self.series.iter().flat_map(|(labels, _)| labels.iter()).map(|(name, _)| name);
         Ok(self.block.is_none() || label.is_some() || !names.all(is_known))
     }
@@ -465,6 +476,41 @@ fn a_block_that_the_range_cuts_is_not_walked_for_names_that_are_known() {
     assert_eq!((cut.n_walks.load(Ordering::Relaxed), whole.n_walks.load(Ordering::Relaxed)), (0, 1));
     assert_eq!(names(std::slice::from_ref(&cut)), ["__name__", "instance"]);
     assert_eq!(cut.n_walks.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_block_that_has_no_other_names_is_asked_once_and_a_limit_tells_nothing_of_what_is_behind_it() {
+    let block = |id, name: &str, times: [i64; 2]| {
+        let series = times.map(|time| {
+            let labels = Labels::from_pairs([("__name__", "m"), (name, if time == 40 { "2" } else { "1" })]);
+            (labels.unwrap(), Samples::from([(time, Value::Float(1.0))]))
+        });
+        MemoryPart { block: Some(BlockId(id)), ..MemoryPart::new(id, series.to_vec(), 100) }
+    };
+    let cx = Unlimited::default();
+    let lists = Arc::<Lists>::default();
+    let names = |parts: &[&MemoryPart], limit| {
+        let query = LabelQuery { matcher_sets: &[], mint: 0, maxt: 30, limit };
+        let bounds = Bounds { lists: Arc::clone(&lists), ..Bounds::default() };
+        let parts: Vec<MemoryPart> = parts.iter().map(|&part| part.clone()).collect();
+        snapshot(shared(&parts), bounds).label_names(&query, &cx).unwrap()
+    };
+    let whole = block(1, "b", [10, 20]);
+    let (same, other) = (block(2, "b", [30, 40]), block(3, "c", [30, 40]));
+    assert_eq!(names(&[&whole], 0), ["__name__", "b"]);
+    for _ in 0..3 {
+        assert_eq!(names(&[&whole, &same], 0), ["__name__", "b"]);
+    }
+    assert_eq!(same.n_asked.load(Ordering::Relaxed), 1);
+    for (limit, expected) in
+        [(1, &["__name__", "b"][..]), (0, &["__name__", "b", "c"]), (1, &["__name__", "b"])]
+    {
+        assert_eq!(names(&[&whole, &other], limit), expected);
+    }
+    // What one part adds is not the list's.
+    let again = block(4, "c", [30, 40]);
+    assert_eq!(names(&[&whole, &other, &again], 0), ["__name__", "b", "c"]);
+    assert_eq!(names(&[&whole, &again], 0), ["__name__", "b", "c"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! processor works on at once; with wide registers it is more.
 
 use super::Variance;
-use crate::functions::FloatColumn;
+use crate::functions::{FloatColumn, FloatPoints};
 use chronolith_model::histogram::kahan_increment;
 
 /// Windows at a time.
@@ -110,18 +110,33 @@ struct Spread<const N: usize> {
     squares_c: [f64; N],
 }
 
-/// Folds samples side by side, as [`super::Variance`] does, but without a look at which addend is larger or whether a
-/// sum is infinite. What an addition cost is a float, which either way of working it out gives exactly, unless
-/// something on the way overflows: then the compensation, or the sum, is not finite, and stays so to the end.
+/// As [`kahan_increment`], but without a look at which addend is larger or whether a sum is infinite. What an addition
+/// cost is a float, which either way of working it out gives exactly, unless something on the way overflows: then the
+/// compensation, or the sum, is not finite, and stays so to the end.
+#[inline(always)]
+fn add_blindly(increment: f64, sum: &mut f64, c: &mut f64) {
+    let total = *sum + increment;
+    let of_increment = total - *sum;
+    *c += (*sum - (total - of_increment)) + (increment - of_increment);
+    *sum = total;
+}
+
+/// The sums of x, y, xy and xx of a line, each compensated, side by side; `None` where something overflows.
+pub(super) fn line_sums(points: FloatPoints<'_>, origin: i64) -> Option<[f64; 4]> {
+    let (mut sum, mut c) = ([0.0; 4], [0.0; 4]);
+    for (&t, &y) in points.times.iter().zip(points.values) {
+        let x = (t - origin) as f64 / 1e3;
+        for (lane, increment) in [x, y, x * y, x * x].into_iter().enumerate() {
+            add_blindly(increment, &mut sum[lane], &mut c[lane]);
+        }
+    }
+    let totals = std::array::from_fn(|lane| sum[lane] + c[lane]);
+    totals.iter().all(|total: &f64| total.is_finite()).then_some(totals)
+}
+
+/// Folds samples side by side, as [`super::Variance`] does, by [`add_blindly`].
 #[inline(always)]
 fn spread<const N: usize>(samples: SideBySide<'_>) -> Spread<N> {
-    #[inline(always)]
-    fn add(increment: f64, sum: &mut f64, c: &mut f64) {
-        let total = *sum + increment;
-        let of_increment = total - *sum;
-        *c += (*sum - (total - of_increment)) + (increment - of_increment);
-        *sum = total;
-    }
     let zero = [0.0; N];
     let Spread { mut mean, mut mean_c, mut squares, mut squares_c } =
         Spread { mean: zero, mean_c: zero, squares: zero, squares_c: zero };
@@ -131,9 +146,9 @@ fn spread<const N: usize>(samples: SideBySide<'_>) -> Spread<N> {
         count += 1.0;
         for lane in 0..N {
             let delta = sample[lane] - (mean[lane] + mean_c[lane]);
-            add(delta / count, &mut mean[lane], &mut mean_c[lane]);
+            add_blindly(delta / count, &mut mean[lane], &mut mean_c[lane]);
             let square = delta * (sample[lane] - (mean[lane] + mean_c[lane]));
-            add(square, &mut squares[lane], &mut squares_c[lane]);
+            add_blindly(square, &mut squares[lane], &mut squares_c[lane]);
         }
     }
     Spread { mean, mean_c, squares, squares_c }

@@ -27,18 +27,20 @@ pub(super) fn linear_regression(points: FloatPoints<'_>, origin: i64) -> (f64, f
     if points.values.iter().skip(1).all(|&value| value == first) {
         return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
     }
-    let (mut x_sum, mut y_sum, mut xy_sum, mut xx_sum) = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0));
-    let mut n = 0.0;
+    let [x, y, xy, xx] = lanes::line_sums(points, origin).unwrap_or_else(|| sums_one_by_one(points, origin));
+    Sums { n: points.times.len() as f64, x, y, xy, xx }.line()
+}
+
+/// The sums of x, y, xy and xx as Prometheus makes them, also where something overflows.
+fn sums_one_by_one(points: FloatPoints<'_>, origin: i64) -> [f64; 4] {
+    let mut sums = [(0.0, 0.0); 4];
     for (&t, &y) in points.times.iter().zip(points.values) {
-        n += 1.0;
         let x = (t - origin) as f64 / 1e3;
-        x_sum = kahan_increment(x, x_sum.0, x_sum.1);
-        y_sum = kahan_increment(y, y_sum.0, y_sum.1);
-        xy_sum = kahan_increment(x * y, xy_sum.0, xy_sum.1);
-        xx_sum = kahan_increment(x * x, xx_sum.0, xx_sum.1);
+        for ((sum, c), increment) in sums.iter_mut().zip([x, y, x * y, x * x]) {
+            (*sum, *c) = kahan_increment(increment, *sum, *c);
+        }
     }
-    let [x, y, xy, xx] = [x_sum, y_sum, xy_sum, xx_sum].map(|(sum, c)| sum + c);
-    Sums { n, x, y, xy, xx }.line()
+    sums.map(|(sum, c)| sum + c)
 }
 
 /// `deriv`; the origin is the first sample, for the sake of digits.
@@ -147,5 +149,42 @@ impl WindowFunction for Smoothing {
             (before, smoothed) = (smoothed, next);
         }
         Ok(Some(SampleValue::Float(smoothed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_side_by_side_are_those_one_by_one_unless_they_overflow() {
+        let times: Vec<i64> = (0..300).map(|i| 1_795_369_335_123 + i * 15_000 + i * 7919 % 13).collect();
+        for seed in 0..60u32 {
+            let value = |i: usize| {
+                let noise = xxhash_rust::xxh3::xxh3_64_with_seed(&i.to_le_bytes(), seed.into());
+                match seed % 4 {
+                    0 => (noise >> 24) as f64,
+                    1 => f64::from(noise as i32) * 1e-7,
+                    // All magnitudes, so that either addend is the larger one.
+                    2 => f64::from_bits(noise % (0x5000 << 48)) * if noise >> 63 == 0 { 1.0 } else { -1.0 },
+                    _ => f64::from(noise as i32) * 1e299,
+                }
+            };
+            let values: Vec<f64> = (0..times.len()).map(value).collect();
+            let points = FloatPoints { times: &times, values: &values, starts: &[] };
+            for origin in [times[0], times[299] + 123, 0] {
+                let expected = sums_one_by_one(points, origin).map(f64::to_bits);
+                if let Some(found) = lanes::line_sums(points, origin) {
+                    assert_eq!(found.map(f64::to_bits), expected, "{seed} {origin}");
+                }
+            }
+        }
+        let last_one = |value| [0.0, 1.0, value];
+        for (values, fits) in
+            [(last_one(2.0), true), (last_one(f64::MAX), false), (last_one(f64::NAN), false)]
+        {
+            let points = FloatPoints { times: &times[..3], values: &values, starts: &[] };
+            assert_eq!(lanes::line_sums(points, times[0]).is_some(), fits, "{values:?}");
+        }
     }
 }
