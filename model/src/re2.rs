@@ -3,9 +3,12 @@
 
 mod translate;
 
+use parking_lot::Mutex;
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::Hir;
 use regex_syntax::hir::literal::{ExtractKind, Extractor};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// Largest compiled program. Prometheus has no such bound; a pattern beyond it is refused instead of
 /// taking the memory.
@@ -14,6 +17,13 @@ const MAX_PROGRAM_BYTES: usize = 16 << 20;
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 /// A pattern that stands for at most this many strings is looked up string by string.
 const MAX_LITERALS: usize = 4096;
+
+/// Patterns that are kept compiled: those of dashboards come again and again, and compiling one takes as long as a small
+/// query. They are short, and their programs small, so that all of them take some megabytes at most.
+static KNOWN: LazyLock<Mutex<HashMap<String, Re2>>> = LazyLock::new(Mutex::default);
+const MAX_KNOWN: usize = 64;
+const MAX_KNOWN_PATTERN_BYTES: usize = 512;
+const MAX_KNOWN_PROGRAM_BYTES: usize = 64 << 10;
 
 /// A fully anchored pattern in which the dot matches newlines, as matchers and relabelling use.
 #[derive(Clone, Debug)]
@@ -45,13 +55,35 @@ impl Re2 {
     /// # Errors
     /// [`Re2Error`] if the pattern is not RE2 syntax or its program would be too large.
     pub fn anchored(pattern: &str) -> Result<Self, Re2Error> {
+        if pattern.len() > MAX_KNOWN_PATTERN_BYTES {
+            return Self::compile(pattern, MAX_PROGRAM_BYTES);
+        }
+        if let Some(known) = KNOWN.lock().get(pattern) {
+            return Ok(known.clone());
+        }
+        let Ok(new) = Self::compile(pattern, MAX_KNOWN_PROGRAM_BYTES) else {
+            return Self::compile(pattern, MAX_PROGRAM_BYTES);
+        };
+        let literals_bytes: usize = new.literals.iter().flatten().map(String::len).sum();
+        if literals_bytes <= MAX_KNOWN_PROGRAM_BYTES {
+            let mut known = KNOWN.lock();
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            // What a clone matches with is its own, so the pattern that is kept holds no more than its program.
+            known.insert(pattern.to_owned(), new.clone());
+        }
+        Ok(new)
+    }
+
+    fn compile(pattern: &str, max_program_bytes: usize) -> Result<Self, Re2Error> {
         if pattern.len() > MAX_PATTERN_BYTES {
             let reason = format!("pattern of {} bytes, the limit is {MAX_PATTERN_BYTES}", pattern.len());
             return Err(Re2Error::new(reason));
         }
         let translate::Translated { pattern: translated, names } = translate::translate(pattern)?;
         let regex = RegexBuilder::new(&format!("^(?s:{translated})$"))
-            .size_limit(MAX_PROGRAM_BYTES)
+            .size_limit(max_program_bytes)
             .build()
             .map_err(|error| match error {
                 regex::Error::CompiledTooBig(limit) => {

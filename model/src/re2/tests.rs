@@ -4,6 +4,25 @@ use super::*;
 use proptest::prelude::*;
 
 #[test]
+fn small_patterns_are_kept_and_a_few_of_them() {
+    let is_kept = |pattern: &str| KNOWN.lock().contains_key(pattern);
+    for round in 0..2 {
+        assert!(Re2::anchored("kept.*").unwrap().is_match("kept well"), "{round}");
+        assert!(!Re2::anchored("kept.*").unwrap().is_match("not kept"), "{round}");
+        // Its program is larger than what is kept, its strings are longer, it is no pattern.
+        assert!(Re2::anchored(r"\pL{100}x").unwrap().is_match(&("\u{e9}".repeat(100) + "x")), "{round}");
+        assert!(Re2::anchored("(a{60}|b{60}){10}").unwrap().literals().is_some(), "{round}");
+        assert!(Re2::anchored("kept(").is_err(), "{round}");
+    }
+    assert!(!is_kept(r"\pL{100}x") && !is_kept("(a{60}|b{60}){10}") && !is_kept("kept("));
+    for n in 0..3 * MAX_KNOWN {
+        Re2::anchored(&format!("many{n}.*")).unwrap();
+    }
+    // Other tests compile patterns at the same time.
+    assert!((1..=MAX_KNOWN).contains(&KNOWN.lock().len()));
+}
+
+#[test]
 fn patterns_match_what_go_matches() {
     let cases: &[(&str, &[&str], &[&str])] = &[
         ("", &[""], &["a"]),

@@ -329,9 +329,23 @@ impl Join {
         if track {
             self.charge.add_bytes(2 * self.grid.n_words() * 8)?;
         }
-        if let ([one], None, None, false) = (&key.ones[..], fill, row.histograms, track) {
+        if let ([one], None, None, None) =
+            (&key.ones[..], fill, row.histograms, self.operation.matching.fill_lhs)
+        {
             let one_row = self.one_rows.row(*one as usize);
-            if one_row.histograms.is_none() && self.combine_floats(row, one_row, out, from - out_first) {
+            let met = (number, (!is_one_to_one).then_some(self.combined[from]));
+            let is_met = |words: &Vec<u64>| meets(words, row, one_row);
+            if one_row.histograms.is_none()
+                && !(track && self.matched.get(&met).is_some_and(is_met))
+                && self.combine_floats(row, one_row, out, from - out_first)
+            {
+                if track {
+                    // As `mark_matched` for each step at which both have a float, and none was marked.
+                    let words = self.matched.entry(met).or_insert_with(|| vec![0; self.grid.n_words()]);
+                    for (word, (a, b)) in words.iter_mut().zip(row.present.iter().zip(one_row.present)) {
+                        *word |= a & b;
+                    }
+                }
                 return Ok(());
             }
         }
@@ -591,6 +605,11 @@ impl Operator for Join {
         }
         notes
     }
+}
+
+/// Whether two rows meet at a step that is set.
+fn meets(words: &[u64], a: Row<'_>, b: Row<'_>) -> bool {
+    words.iter().zip(a.present.iter().zip(b.present)).any(|(word, (a, b))| word & a & b != 0)
 }
 
 fn cell<'r>(row: &Row<'r>, step: usize) -> Option<Cell<'r>> {

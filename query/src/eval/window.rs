@@ -106,37 +106,42 @@ impl WindowCall {
         let (mut start, mut end) = self.bounds(0);
         let interval = if matches!(self.time, DataTime::Fixed(_)) { 0 } else { self.grid.interval };
         let with_geometry = self.function.needs_geometry() && self.extension == Extension::None;
-        plan.low.reserve_exact(n_steps);
-        plan.high.reserve_exact(n_steps);
-        plan.geometry.reserve_exact(if with_geometry { n_steps } else { 0 });
-        (plan.filled, plan.pairs) = (vec![0; self.grid.n_words()], vec![0; self.grid.n_words()]);
-        let mut low = times.partition_point(|&t| t <= start);
-        let mut high = low;
+        let first = times.partition_point(|&t| t <= start);
+        let (mut low, mut high) = (first, first);
         let (mut low_stride, mut high_stride) = (0, 0);
-        for (word, (filled, pairs)) in plan.filled.iter_mut().zip(&mut plan.pairs).enumerate() {
-            for bit in 0..(n_steps - word * 64).min(64) {
-                let before = high;
-                low = advance(times, low, start, &mut low_stride);
-                high = advance(times, high.max(low), end, &mut high_stride);
-                plan.low.push(low as u32);
-                plan.high.push(high as u32);
-                let size = high - low;
-                plan.n_total += size as u64;
-                plan.n_read += (high - before.max(low)) as u64;
-                *filled |= u64::from(size >= 1) << bit;
-                *pairs |= u64::from(size >= 2) << bit;
-                if with_geometry {
-                    plan.geometry.push(match &times[low..high] {
-                        [] => [0.0; 3],
-                        window => {
-                            let (first, last) = (window[0], window[size - 1]);
-                            [last - first, first - start, end - last].map(|millis| millis as f64)
-                        }
-                    });
-                }
-                // Behind the last step it may be anywhere.
+        (plan.low, plan.high) = (vec![0; n_steps], vec![0; n_steps]);
+        for (step_low, step_high) in plan.low.iter_mut().zip(&mut plan.high) {
+            let before = high;
+            low = advance(times, low, start, &mut low_stride);
+            high = advance(times, high.max(low), end, &mut high_stride);
+            (*step_low, *step_high) = (low as u32, high as u32);
+            plan.n_total += (high - low) as u64;
+            plan.n_read += (high - before.max(low)) as u64;
+            // Behind the last step it may be anywhere.
+            (start, end) = (start.wrapping_add(interval), end.wrapping_add(interval));
+        }
+        // One thing after the other over all steps: together they need more registers than there are.
+        for (low, high) in plan.low.chunks(64).zip(plan.high.chunks(64)) {
+            let steps_with = |least: u32| {
+                let sizes = low.iter().zip(high).map(|(low, high)| high - low);
+                sizes.rev().fold(0, |bits, size| bits << 1 | u64::from(size >= least))
+            };
+            plan.filled.push(steps_with(1));
+            plan.pairs.push(steps_with(2));
+        }
+        if with_geometry {
+            (start, end) = self.bounds(0);
+            plan.geometry.extend(plan.low.iter().zip(&plan.high).map(|(&low, &high)| {
+                let geometry = match &times[low as usize..high as usize] {
+                    [] => [0.0; 3],
+                    window => {
+                        let (first, last) = (window[0], window[window.len() - 1]);
+                        [last - first, first - start, end - last].map(|millis| millis as f64)
+                    }
+                };
                 (start, end) = (start.wrapping_add(interval), end.wrapping_add(interval));
-            }
+                geometry
+            }));
         }
         // Several at a time.
         plan.geometry.as_flattened_mut().iter_mut().for_each(|millis| *millis /= 1000.0);
