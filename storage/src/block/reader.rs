@@ -223,6 +223,14 @@ impl BlockPart {
         Ok(())
     }
 
+    /// Reads timestamp columns from `files` and keeps them decoded.
+    ///
+    /// # Errors
+    /// [`StorageError`] if one cannot be read or does not decode; those before it are kept.
+    pub fn read_columns_ahead(&self, files: &dyn KvRead, take: &mut Take<'_>) -> Result<(), StorageError> {
+        self.shared.tiles.read_columns_ahead(files, take)
+    }
+
     /// Reads the tiles of a slice from `files`, which leave the cache of files alone, into the cache of tiles.
     ///
     /// # Errors

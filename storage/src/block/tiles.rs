@@ -9,7 +9,7 @@ use crate::chunk::tile::{Entry, Tile, TileTimes};
 use crate::chunk::{ChunkError, ChunkKind, MAX_SAMPLES, column, histogram, timestamps};
 use crate::error::StorageError;
 use crate::kv::KvRead;
-use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key};
+use crate::kv::keys::{BlockId, Kind, PREFIX_BYTES, key, kind_range};
 use crate::lookups;
 use crate::part::{
     ColumnSlice, KnownColumns, LastFloat, PartRead, Run, RunBuffer, RunValues, Stretch, Take, make_room,
@@ -430,6 +430,34 @@ impl TileReader {
             keep(number, &mut tiles);
         }
         Ok(())
+    }
+
+    /// Reads timestamp columns from `files` and keeps them decoded, the first ones, as long as `take` lets it and
+    /// half of their cache is free.
+    ///
+    /// # Errors
+    /// [`StorageError`] if one cannot be read or does not decode; those before it are kept.
+    pub fn read_columns_ahead(&self, files: &dyn KvRead, take: &mut Take<'_>) -> Result<(), StorageError> {
+        let (from, to) = kind_range(self.header.block_id(), Kind::Timestamps);
+        let mut result = Ok(());
+        files.scan(&from, &to, &mut |key, value| {
+            let Ok(number) = <[u8; 4]>::try_from(&key[PREFIX_BYTES..]) else {
+                return ControlFlow::Continue(());
+            };
+            let number = u32::from_be_bytes(number);
+            let times = match self.decode_column(number, Some(value.to_vec())) {
+                Ok(times) => times,
+                Err(error) => {
+                    result = Err(error);
+                    return ControlFlow::Break(());
+                }
+            };
+            let flow = take(size_of_val(&times[..]));
+            let mut columns = self.columns.lock();
+            columns.insert(number, times);
+            if columns.size_bytes < columns.limit_bytes / 2 { flow } else { ControlFlow::Break(()) }
+        })?;
+        result
     }
 
     fn read_tiles<'d>(

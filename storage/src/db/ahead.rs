@@ -1,8 +1,8 @@
 //! Reads ahead after a start, before anybody asks: dashboards and alerts want the newest data, and Prometheus
 //! has it in memory once it has replayed its head.
 //!
-//! A thread of low priority reads what finds series in blocks (into RocksDB's cache), lists names, and reads tiles (into
-//! their cache), the newest first each time, up to a bound. It begins when the server is ready and ends between two
+//! A thread of low priority reads what finds series in blocks (into RocksDB's cache), lists names, decodes timestamp columns, and
+//! reads tiles (into their cache), the newest first each time, up to a bound. It begins when the server is ready and ends between two
 //! records when the store closes. It reads one block at a time, and holds no other.
 
 use super::Inner;
@@ -21,6 +21,10 @@ use std::time::Instant;
 /// How much less of a processor the thread gets where others want it, too: a tenth, as `nice` counts. With less, locks
 /// of caches that it holds for an instant would keep queries waiting on a machine that is never idle.
 const NICENESS: i32 = 10;
+
+/// Timestamp columns take at most this part of what is left for samples: with many targets for their series they are as large
+/// as the values.
+const COLUMNS_SHARE: usize = 8;
 
 /// What may still be read.
 struct Allowance<'i> {
@@ -82,7 +86,7 @@ impl Inner {
         let mut blocks: Vec<_> =
             self.version.load().blocks.iter().map(|block| (block.header.maxt, block.id())).collect();
         blocks.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, id) in blocks {
+        for &(_, id) in &blocks {
             self.read_block_ahead(id, &mut allowance, |block, take| block.part.read_index_ahead(take));
         }
         let index_bytes = allowance.read_bytes;
@@ -92,6 +96,13 @@ impl Inner {
             tracing::warn!(error = error_chain(&error), "cannot read ahead");
         }
         let left_bytes = bytes.saturating_sub(index_bytes);
+        let mut allowance = Allowance::new(self, left_bytes / COLUMNS_SHARE);
+        for (_, id) in blocks {
+            self.read_block_ahead(id, &mut allowance, |block, take| {
+                block.part.read_columns_ahead(&block.uncached(&self.store), take)
+            });
+        }
+        let left_bytes = left_bytes.saturating_sub(allowance.read_bytes);
         let mut allowance = Allowance::new(self, left_bytes.min(self.options.tile_cache_bytes() / 2));
         for (id, slice) in self.newest_days() {
             self.read_block_ahead(id, &mut allowance, |block, take| {

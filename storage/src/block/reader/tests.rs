@@ -434,6 +434,28 @@ fn tiles_that_are_read_ahead_up_to_any_place_change_nothing() {
     assert_eq!(whole, header.n_keys[Kind::Tiles as usize]);
 }
 
+#[test]
+fn columns_that_are_read_ahead_are_not_read_again() {
+    let labels = |at: u32| Labels::from_pairs([("__name__", "m"), ("pod", &format!("pod-{at:03}"))]).unwrap();
+    let times = |at: u32| (0..50).map(move |i| (i * 15_000 + i64::from(at % 3), f64::from(at)));
+    let series = (0..60).map(|at| (labels(at), times(at).collect())).collect();
+    let (kv, header) = written(1, &series);
+    let mut without_columns = kv.clone();
+    let (from, to) = keys::kind_range(header.block_id(), Kind::Timestamps);
+    without_columns.records.retain(|key, _| *key < from || to <= *key);
+    assert_eq!(kv.records.len() - without_columns.records.len(), 3);
+    let part = open(without_columns, &header);
+    let mut size_bytes = 0;
+    part.read_columns_ahead(&kv, &mut |bytes| {
+        size_bytes += bytes;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(size_bytes, 3 * 50 * 8);
+    let store = snapshot(vec![Arc::new(part)], Bounds::default());
+    assert_eq!(read_all(&*store, &[], i64::MIN, i64::MAX), filtered(&series, &[], i64::MIN, i64::MAX));
+}
+
 /// Counts what is charged.
 #[derive(Default)]
 struct Counting {
