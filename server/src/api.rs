@@ -1,5 +1,4 @@
-//! The HTTP API: routes, and what holds for all of them (readiness, CORS, compression, metrics,
-//! panics).
+//! The HTTP API: routes, and what holds for all of them (readiness, metrics).
 
 mod active;
 mod admin;
@@ -19,7 +18,7 @@ mod status;
 pub mod work;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use crate::build::PROMETHEUS_VERSION;
 
@@ -30,20 +29,15 @@ use crate::state::State as ServerState;
 use crate::store::Store;
 use crate::telemetry::metrics::{REQUEST_SECONDS, RESPONSE_BYTES, Registry};
 use axum::Router;
-use axum::body::{Body, HttpBody as _};
+use axum::body::HttpBody as _;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use chronolith_model::re2::Re2;
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
-use tower_http::CompressionLevel;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::compression::CompressionLayer;
 
 /// The store is open: what handlers of gated routes ask for.
 pub struct Ready {
@@ -141,13 +135,7 @@ pub fn router(state: Arc<ServerState>) -> Router {
             .route("/", get(move || async move { redirect(&prefix) }))
             .fallback(not_found)
     };
-    let cors = Cors::new(&state.settings.cors_origin);
-    routes
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), sending::bound))
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
-        .layer(middleware::from_fn_with_state(cors, set_cors))
-        .layer(CatchPanicLayer::custom(after_panic))
-        .with_state(state)
+    routes.with_state(state)
 }
 
 async fn not_found() -> Response {
@@ -171,42 +159,6 @@ async fn options(State(state): State<Arc<ServerState>>, request: Request, next: 
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(refusal) => refusal,
     }
-}
-
-/// Which origins browsers may call from.
-#[derive(Clone)]
-struct Cors {
-    any: bool,
-    origin: Option<Arc<Re2>>,
-}
-
-impl Cors {
-    fn new(pattern: &str) -> Self {
-        // The pattern was compiled once when the flags were read.
-        Self { any: pattern == ".*", origin: Re2::anchored(pattern).ok().map(Arc::new) }
-    }
-}
-
-/// Source: Prometheus v3.14, `util/httputil/cors.go`, `SetCORS`.
-async fn set_cors(State(cors): State<Cors>, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = next.run(request).await;
-    let Some(origin) = origin else { return response };
-    let headers = response.headers_mut();
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("Accept, Authorization, Content-Type, Origin"),
-    );
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date"));
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    if cors.any {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    } else if cors.origin.is_some_and(|pattern| origin.to_str().is_ok_and(|origin| pattern.is_match(origin)))
-    {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    }
-    response
 }
 
 /// Counts and times requests by route.
@@ -248,15 +200,4 @@ pub(crate) fn record(registry: &Registry, handler: &str, started: Instant, respo
             )
             .observe(size as f64);
     }
-}
-
-fn after_panic(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("");
-    // The panic hook has logged place and stack.
-    tracing::error!(err = text, "a request handler panicked");
-    response::text(StatusCode::INTERNAL_SERVER_ERROR, "internal error; the server's log says more\n")
 }

@@ -8,7 +8,7 @@
 
 mod connect;
 mod credentials;
-mod oauth2;
+pub mod oauth2;
 mod proxy;
 mod tls;
 

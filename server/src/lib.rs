@@ -8,6 +8,7 @@ pub mod config;
 pub mod discovery;
 pub mod explain;
 pub mod foreign;
+pub mod front;
 mod http_client;
 pub mod listen;
 pub mod queries;

@@ -1,13 +1,12 @@
 //! Accepting connections: a limit over all addresses, time limits for reading, and an orderly end.
 
-use crate::remote::direct::Direct;
-use axum::Router;
+use crate::front::Front;
 use axum::body::Body;
-use axum::extract::Extension;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,15 +39,6 @@ pub async fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, String> {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// Who answers requests.
-#[derive(Clone)]
-pub struct Routes {
-    /// Those that it takes.
-    pub direct: Option<Arc<Direct>>,
-    /// All others.
-    pub router: Router,
-}
-
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -61,14 +51,14 @@ pub struct Limits {
 }
 
 /// Serves until `stop` says true, then finishes what is in flight for a bounded time.
-pub async fn serve(listeners: Vec<TcpListener>, routes: Routes, limits: Limits, stop: watch::Receiver<bool>) {
+pub async fn serve(listeners: Vec<TcpListener>, front: Front, limits: Limits, stop: watch::Receiver<bool>) {
     // Each address holds a permit while it waits; without one for each, the last ones would starve.
     let n_permits = limits.max_connections + listeners.len().saturating_sub(1);
     let gate = Arc::new(Semaphore::new(n_permits));
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
-            tokio::spawn(accept(listener, routes.clone(), limits, Arc::clone(&gate), stop.clone()))
+            tokio::spawn(accept(listener, front.clone(), limits, Arc::clone(&gate), stop.clone()))
         })
         .collect();
     for task in accepting {
@@ -84,7 +74,7 @@ pub async fn serve(listeners: Vec<TcpListener>, routes: Routes, limits: Limits, 
 
 async fn accept(
     listener: TcpListener,
-    routes: Routes,
+    front: Front,
     limits: Limits,
     gate: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
@@ -102,7 +92,7 @@ async fn accept(
         let Ok(permit) = permit else { return };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = serve_connection(stream, peer, routes.clone(), limits, stop.clone());
+                let connection = serve_connection(stream, peer, front.clone(), limits, stop.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(permit);
@@ -120,22 +110,17 @@ async fn accept(
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    routes: Routes,
+    front: Front,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
     // Small answers are not held back; where this fails, nothing is lost but time.
     let _ = stream.set_nodelay(true);
-    let router = TowerToHyperService::new(routes.router.layer(Extension(Peer(peer))));
-    let service = service_fn(|request| {
-        let direct = routes.direct.as_ref().filter(|direct| direct.takes(&request));
-        let router = &router;
-        async move {
-            match direct {
-                Some(direct) => Ok(direct.answer(request.map(Body::new)).await),
-                None => router.call(request).await,
-            }
-        }
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(peer));
+        let front = &front;
+        async move { Ok::<_, Infallible>(front.answer(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -165,27 +150,32 @@ async fn serve_connection(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::tests::starting_state;
     use axum::routing::get;
+    use axum::{Extension, Router};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
     async fn every_address_is_served_until_the_stop() {
         let listeners = bind(&["127.0.0.1:0".to_owned(), "localhost:0".to_owned()]).await.unwrap();
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        let router = Router::new().route("/", get(|| async { "here" }));
+        let peer =
+            |Extension(Peer(peer)): Extension<Peer>| async move { peer.ip().is_loopback().to_string() };
+        let (state, _folder) = starting_state(&[]);
+        let front = Front::with_router(state, Router::new().route("/", get(peer)));
         let limits = Limits {
             max_connections: 1,
             read_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(10),
         };
         let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(serve(listeners, Routes { direct: None, router }, limits, stopped));
+        let serving = tokio::spawn(serve(listeners, front, limits, stopped));
         for address in &addresses {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("here"), "{address}: {answer}");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("\r\ntrue"), "{address}: {text}");
         }
         stop.send_replace(true);
         serving.await.unwrap();

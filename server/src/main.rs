@@ -2,8 +2,8 @@
 
 use chronolith::cli::{self, CliError, EXIT_USAGE, Settings};
 use chronolith::config::Config;
+use chronolith::front::Front;
 use chronolith::queries::active_file;
-use chronolith::remote::direct::Direct;
 use chronolith::scrape::{ScrapeManager, ScrapeOptions};
 use chronolith::state::{State, n_threads};
 use chronolith::store::{self, OpenDb, Store};
@@ -109,12 +109,8 @@ async fn run(settings: Settings) -> Result<(), String> {
         shutdown_timeout: state.settings.shutdown_timeout,
     };
     let (stop_serving, stopped) = watch::channel(false);
-    let routes = listen::Routes {
-        direct: Some(Arc::new(Direct::new(Arc::clone(&state)))),
-        router: api::router(Arc::clone(&state)),
-    };
-    let router = routes.router.clone();
-    let serving = tokio::spawn(listen::serve(listeners, routes, limits, stopped));
+    let front = Front::new(Arc::clone(&state));
+    let serving = tokio::spawn(listen::serve(listeners, front.clone(), limits, stopped));
 
     // The server answers while the log is replayed: that it is not ready, and how far it has come.
     let mut opening = tokio::task::spawn_blocking({
@@ -146,7 +142,7 @@ async fn run(settings: Settings) -> Result<(), String> {
     // A call that may wait for others, if only for an instant.
     let (read_ahead, rehearsal) = oneshot::channel();
     tokio::task::spawn_blocking(move || store.start_read_ahead(Box::new(move || _ = read_ahead.send(()))));
-    tokio::spawn(rehearsal::run(Arc::clone(&state), router, rehearsal));
+    tokio::spawn(rehearsal::run(Arc::clone(&state), front, rehearsal));
 
     shutdown::requested(&state).await;
     shutdown::stop(&state, &stop_serving, serving).await

@@ -2,14 +2,15 @@
 //! program's code into the processor's caches, starts threads, opens series and takes memory from the system, which is most
 //! of what a first answer takes. Nothing is kept of the answers.
 //!
-//! Requests go through the router, one after the other, as those of clients do, so that limits, priorities and metrics are
-//! theirs; the query log leaves them out. They are about one metric of the store, so that they cost some milliseconds each
+//! Requests are answered as those of clients are, one after the other, with the same limits, priorities and metrics; the query
+//! log leaves them out. They are about one metric of the store, so that they cost some milliseconds each
 //! whatever the store holds.
 
 use crate::api::work::{Deadline, blocking};
+use crate::front::Front;
+use crate::http_client::oauth2::escaped;
 use crate::queries::Rehearsed;
 use crate::state::State;
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, header};
 use chronolith_model::queryable::{HistogramNeed, LabelQuery, ReadError, Select, Snapshot, Unlimited};
@@ -18,7 +19,6 @@ use http_body_util::BodyExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use tower_service::Service as _;
 
 /// Nothing that is asked here should take a tenth of it.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -74,19 +74,19 @@ struct Subject {
 }
 
 /// Waits until the newest data is read (`read_ahead` says so; nothing is done if that never comes to an end), then asks.
-pub async fn run(state: Arc<State>, router: Router, read_ahead: oneshot::Receiver<()>) {
+pub async fn run(state: Arc<State>, front: Front, read_ahead: oneshot::Receiver<()>) {
     if read_ahead.await.is_err() {
         return;
     }
     let begun = Instant::now();
-    let n_answered = rehearse(&state, router).await;
+    let n_answered = rehearse(&state, &front).await;
     if n_answered > 0 {
         tracing::info!(requests = n_answered, duration = ?begun.elapsed(), "Rehearsed queries");
     }
 }
 
 /// Asks, and returns how many requests were answered well; none if nothing is stored.
-pub(crate) async fn rehearse(state: &Arc<State>, mut router: Router) -> usize {
+pub(crate) async fn rehearse(state: &Arc<State>, front: &Front) -> usize {
     let Some(subject) = subject(state).await else { return 0 };
     let mut n_answered = 0;
     for (path, form) in requests(&subject) {
@@ -98,7 +98,7 @@ pub(crate) async fn rehearse(state: &Arc<State>, mut router: Router) -> usize {
             .extension(Rehearsed)
             .body(Body::from(form))
             .expect("paths and headers are valid");
-        let Ok(response) = router.call(request).await;
+        let response = front.answer(request).await;
         let is_well = response.status().is_success();
         let mut body = response.into_body();
         // Piece by piece, as it would be sent: whole answers are nowhere.
@@ -129,16 +129,6 @@ fn requests(subject: &Subject) -> Vec<(&'static str, String)> {
         requests.push(("/api/v1/query", format!("time={end}&query={}", escaped(text))));
     }
     requests
-}
-
-/// As forms have it.
-fn escaped(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 /// Looks for a metric; `None` if there is none of a fitting size, or nothing can be read: what is wrong with the store is

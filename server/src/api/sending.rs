@@ -8,11 +8,9 @@
 
 use super::error::ApiError;
 use super::work::Deadline;
-use crate::state::State as ServerState;
+use crate::state::State;
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
-use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chronolith_query::QueryError;
 use hyper::body::{Frame, SizeHint};
@@ -232,9 +230,9 @@ async fn watch(rest: Weak<Mutex<Option<Rest>>>, deadline: Option<Arc<Deadline>>,
 
 /// Bounds the memory of large answers that are written whole. Lies inside compression, where such
 /// answers have a known size.
-pub async fn bound(State(state): State<Arc<ServerState>>, request: Request, next: Next) -> Response {
+pub async fn bound(state: &State, response: Response) -> Response {
     let limit = state.settings.total_query_memory_bytes;
-    bound_response(next.run(request).await, &state.sending, limit, STALLED).await
+    bound_response(response, &state.sending, limit, STALLED).await
 }
 
 async fn bound_response(

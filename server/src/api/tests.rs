@@ -1,15 +1,17 @@
-//! The router in process, over a store in a temporary folder; answers compared whole.
+//! The server in process, over a store in a temporary folder; answers compared whole.
 
 mod explain;
 mod limits;
 
 use super::*;
 use crate::config::{Config, Environment};
+use crate::front::Front;
 use crate::remote::direct::Direct;
 use crate::remote::known::Seen;
 use crate::store::OpenDb;
 use crate::telemetry::Registry;
 use crate::telemetry::metrics::TextFormat;
+use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request};
 use chronolith_model::Labels;
 use chronolith_model::append::{AppendBatch, BatchSeries, Sample, SeriesKey, SeriesRef};
@@ -19,14 +21,13 @@ use chronolith_storage::options::ManualClock;
 use chronolith_wire::remote_write;
 use serde_json::{Value as Json, json};
 use std::path::Path;
-use tower_service::Service as _;
 
 /// The clock of the store: 2023-11-14T22:13:20Z.
 const NOW_S: i64 = 1_700_000_000;
 const NOW_MS: i64 = NOW_S * 1000;
 
 struct Server {
-    router: Router,
+    front: Front,
     state: Arc<ServerState>,
     _folder: tempfile::TempDir,
 }
@@ -53,21 +54,26 @@ impl Answer {
     }
 }
 
+/// The state of a server without a store, and its folder.
+pub fn starting_state(flags: &[&str]) -> (Arc<ServerState>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("--storage.tsdb.path={}", folder.path().display());
+    let args = ["chronolith", &path].into_iter().chain(flags.iter().copied()).map(str::to_owned);
+    let settings = crate::cli::parse(args).unwrap_or_else(|error| panic!("{error:?}"));
+    let config = Config::from_text(
+        "global: {external_labels: {zone: z}}",
+        Path::new("prometheus.yml"),
+        &Environment(&|_| None),
+    )
+    .unwrap();
+    let (reloads, _) = tokio::sync::mpsc::channel(1);
+    (Arc::new(ServerState::new(settings, config, Arc::new(Registry::new()), reloads)), folder)
+}
+
 impl Server {
     fn starting(flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = format!("--storage.tsdb.path={}", folder.path().display());
-        let args = ["chronolith", &path].into_iter().chain(flags.iter().copied()).map(str::to_owned);
-        let settings = crate::cli::parse(args).unwrap_or_else(|error| panic!("{error:?}"));
-        let config = Config::from_text(
-            "global: {external_labels: {zone: z}}",
-            Path::new("prometheus.yml"),
-            &Environment(&|_| None),
-        )
-        .unwrap();
-        let (reloads, _) = tokio::sync::mpsc::channel(1);
-        let state = Arc::new(ServerState::new(settings, config, Arc::new(Registry::new()), reloads));
-        Self { router: router(Arc::clone(&state)), state, _folder: folder }
+        let (state, folder) = starting_state(flags);
+        Self { front: Front::new(Arc::clone(&state)), state, _folder: folder }
     }
 
     fn new(flags: &[&str]) -> Self {
@@ -90,7 +96,7 @@ impl Server {
     }
 
     async fn send(&self, request: axum::http::Request<Body>) -> Answer {
-        let response = self.router.clone().call(request).await.unwrap();
+        let response = self.front.answer(request).await;
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec();
         Answer { status: parts.status.as_u16(), headers: parts.headers, body }
@@ -396,10 +402,12 @@ async fn remote_write_is_answered_alike_by_the_router_and_without_it() {
         };
         let direct = Direct::new(Arc::clone(&server.state));
         assert!(direct.takes(&request()));
-        let (short, long) = (direct.answer(request()).await, server.send(request()).await);
-        assert_eq!((short.status().as_u16(), long.status), (status, status), "{content_type}");
-        let body = axum::body::to_bytes(short.into_parts().1, usize::MAX).await.unwrap();
-        assert_eq!(body, long.body);
+        let (short, long) = (direct.answer(request()).await, server.front.routed(request()).await);
+        let statuses = [short.status().as_u16(), long.status().as_u16()];
+        assert_eq!(statuses, [status, status], "{content_type}");
+        let body =
+            async |response: Response| axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(body(short).await, body(long).await);
         let counted = server.state.registry.render(TextFormat::Prometheus);
         let expected =
             format!("prometheus_http_requests_total{{handler=\"/api/v1/write\",code=\"{status}\"}} 2");
@@ -611,15 +619,15 @@ async fn a_query_ends_at_its_timeout_also_while_it_waits() {
 #[tokio::test]
 async fn a_rehearsal_is_answered_and_leaves_the_query_log_alone() {
     let empty = Server::new(&[]);
-    assert_eq!(crate::rehearsal::rehearse(&empty.state, empty.router.clone()).await, 0, "nothing is stored");
+    assert_eq!(crate::rehearsal::rehearse(&empty.state, &empty.front).await, 0, "nothing is stored");
     let server = Server::with_samples(&[]).await;
     let log = server.state.settings.storage_path.join("query.log");
     server.state.query_log.set(Some(crate::query_log::LogFile::open(&log).unwrap()));
     let expected = crate::rehearsal::N_REQUESTS;
-    assert_eq!(crate::rehearsal::rehearse(&server.state, server.router.clone()).await, expected);
+    assert_eq!(crate::rehearsal::rehearse(&server.state, &server.front).await, expected);
     assert_eq!(std::fs::read(&log).unwrap(), b"");
     server.get("/api/v1/query?query=1").await;
     assert_ne!(std::fs::read(&log).unwrap(), b"");
     server.state.set_stopping();
-    assert_eq!(crate::rehearsal::rehearse(&server.state, server.router.clone()).await, 0, "the server stops");
+    assert_eq!(crate::rehearsal::rehearse(&server.state, &server.front).await, 0, "the server stops");
 }

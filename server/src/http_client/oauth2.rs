@@ -184,7 +184,7 @@ fn token(answer: Answer, secret: &str, asked_at: Instant) -> Result<Token, HttpE
 }
 
 /// As `application/x-www-form-urlencoded` has it.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

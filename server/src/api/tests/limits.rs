@@ -30,8 +30,7 @@ impl Server {
             shutdown_timeout: Duration::from_secs(1),
         };
         let (stop, stopped) = watch::channel(false);
-        let routes = listen::Routes { direct: None, router: self.router.clone() };
-        tokio::spawn(listen::serve(vec![listener], routes, limits, stopped));
+        tokio::spawn(listen::serve(vec![listener], self.front.clone(), limits, stopped));
         (address, stop)
     }
 
@@ -169,7 +168,7 @@ async fn an_answer_that_nobody_reads_stays_charged_until_its_client_goes() {
     // The router hands the answer over and nobody reads it.
     let ask = async || {
         let request = axum::http::Request::builder().uri(LARGE).body(Body::empty()).unwrap();
-        server.router.clone().call(request).await.unwrap()
+        server.front.answer(request).await
     };
     let unread = ask().await;
     assert_eq!(unread.status(), 200);
@@ -193,7 +192,7 @@ async fn answers_that_nobody_reads_keep_to_the_memory_of_queries() {
     let mut unread = Vec::new();
     let refused = loop {
         let request = axum::http::Request::builder().uri(LARGE).body(Body::empty()).unwrap();
-        let response = server.router.clone().call(request).await.unwrap();
+        let response = server.front.answer(request).await;
         if response.status() != 200 {
             break axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
         }
@@ -390,7 +389,7 @@ async fn a_large_federation_is_written_as_it_is_read_from_charged_memory() {
     }
     let federate = async || {
         let request = axum::http::Request::get("/federate?match[]=m").body(Body::empty()).unwrap();
-        server.router.clone().call(request).await.unwrap()
+        server.front.answer(request).await
     };
     let mut response = federate().await;
     assert_eq!(response.status(), 200);
