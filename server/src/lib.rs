@@ -13,6 +13,7 @@ mod http_client;
 pub mod listen;
 pub mod queries;
 pub mod query_log;
+pub mod query_memory;
 pub mod rehearsal;
 pub mod relabel;
 pub mod reload;

@@ -9,7 +9,7 @@ use chronolith::state::{State, n_threads};
 use chronolith::store::{self, OpenDb, Store};
 use chronolith::targets::Scraping as _;
 use chronolith::telemetry::{self, Registry};
-use chronolith::{api, build, explain, foreign, listen, rehearsal, reload, shutdown};
+use chronolith::{api, build, explain, foreign, listen, query_memory, rehearsal, reload, shutdown};
 use chronolith_storage::Options;
 use chronolith_storage::db::Db;
 use chronolith_storage::error::error_chain;
@@ -142,6 +142,7 @@ async fn run(settings: Settings) -> Result<(), String> {
     // A call that may wait for others, if only for an instant.
     let (read_ahead, rehearsal) = oneshot::channel();
     tokio::task::spawn_blocking(move || store.start_read_ahead(Box::new(move || _ = read_ahead.send(()))));
+    tokio::spawn(query_memory::give_back());
     tokio::spawn(rehearsal::run(Arc::clone(&state), front, rehearsal));
 
     shutdown::requested(&state).await;

@@ -22,10 +22,11 @@ use tokio::sync::oneshot;
 
 /// Nothing that is asked here should take a tenth of it.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The range of range queries, and their step.
-const RANGE_MS: i64 = 3_600_000;
-const STEP_MS: i64 = 15_000;
-/// Metrics with more series in the range are not asked for.
+const HOUR_MS: i64 = 3_600_000;
+/// The range of range queries, and their step: what dashboards show, so that the memory such answers take is there.
+const RANGE_MS: i64 = 6 * HOUR_MS;
+const STEP_S: i64 = 15;
+/// Metrics with more series in the last hour are not asked for.
 const MAX_SERIES: u64 = 128;
 /// So many metrics are looked at to find the one.
 const MAX_CANDIDATES: usize = 64;
@@ -119,8 +120,7 @@ fn requests(subject: &Subject) -> Vec<(&'static str, String)> {
     let query = |text: &str| format!("nocache=1&query={}", escaped(&text.replace('M', &selector)));
     let mut requests = vec![("/api/v1/labels", range.clone()), ("/api/v1/labels", matching.clone())];
     requests.push(("/api/v1/series", matching));
-    let step_s = STEP_MS / 1000;
-    let ranges = RANGE_QUERIES.map(|text| format!("{range}&step={step_s}&{}", query(text)));
+    let ranges = RANGE_QUERIES.map(|text| format!("{range}&step={STEP_S}&{}", query(text)));
     requests.extend(ranges.map(|form| ("/api/v1/query_range", form)));
     let instants = INSTANT_QUERIES.map(|text| format!("time={end}&{}", query(text)));
     requests.extend(instants.map(|form| ("/api/v1/query", form)));
@@ -152,7 +152,7 @@ fn find_subject(snapshot: &dyn Snapshot) -> Result<Option<Subject>, ReadError> {
     let mut best: Option<(u64, Matcher)> = None;
     for name in names.iter().step_by(names.len().div_ceil(MAX_CANDIDATES).max(1)) {
         let matcher = Matcher::equal(METRIC_NAME, name);
-        let n = n_series(std::slice::from_ref(&matcher), maxt.saturating_sub(RANGE_MS))?;
+        let n = n_series(std::slice::from_ref(&matcher), maxt.saturating_sub(HOUR_MS))?;
         if (1..=MAX_SERIES).contains(&n) && best.as_ref().is_none_or(|(most, _)| *most < n) {
             best = Some((n, matcher));
         }

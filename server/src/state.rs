@@ -164,7 +164,7 @@ fn engine_options(settings: &Settings, config: &Config) -> EngineOptions {
         memory_limit_bytes: settings.query_memory_bytes,
         total_memory_limit_bytes: settings.total_query_memory_bytes,
         cost: settings.query_cost,
-        on_thread_start: Some(crate::api::work::give_way),
+        on_thread_start: Some(crate::api::work::start_thread),
         features: Features {
             experimental_functions: has("promql-experimental-functions"),
             // On by default in Prometheus 3.14.

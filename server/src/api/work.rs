@@ -2,6 +2,7 @@
 //! when the client goes away.
 
 use super::error::ApiError;
+use crate::query_memory;
 use chronolith_model::queryable::{QueryContext, Stop};
 use chronolith_model::symbols::SymbolTable;
 use chronolith_query::{Control, Engine, MemoryAccount, QueryError, Usage};
@@ -107,7 +108,7 @@ fn threads(builder: &mut Builder) -> Runtime {
     builder
         .worker_threads(1)
         .thread_name("api-work")
-        .on_thread_start(give_way)
+        .on_thread_start(start_thread)
         .enable_time()
         .build()
         .expect("the system gives threads to a process that just started")
@@ -117,9 +118,15 @@ fn threads(builder: &mut Builder) -> Runtime {
 /// `nice` counts.
 const NICENESS: i32 = 9;
 
+/// What threads that answer queries begin with: a lower priority, and the memory they share.
+pub fn start_thread() {
+    give_way();
+    query_memory::share();
+}
+
 /// Lowers the priority of the calling thread: others get more of the processors, and it does not take one from them when
 /// it wakes up.
-pub fn give_way() {
+fn give_way() {
     // On Linux both are the thread's, not the process's. Where they are not allowed, nothing is lost.
     let _ = rustix::process::setpriority_process(None, NICENESS);
     #[cfg(target_os = "linux")]
