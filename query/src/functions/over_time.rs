@@ -271,7 +271,7 @@ impl WindowFunction for Spread {
 /// Population variance, with compensated sums.
 ///
 /// Source: Prometheus v3.14, `promql/functions.go`, `varianceOverTime`.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Variance {
     count: f64,
     /// A sum and its compensation, both.

@@ -33,16 +33,27 @@ fn add(increment: &Lanes, sum: &mut Lanes, c: &mut Lanes) {
 /// A window: step, first sample, one past the last sample.
 type Bounds = (usize, usize, usize);
 
-/// Hands out the windows that hold `n` samples or more: four at a time, the rest one by one.
+/// So many windows that begin at one sample are folded one after the other, each from where the one before ended.
+const MIN_GROWING: usize = 8;
+
+/// How many of the windows that hold `n` samples or more begin at the sample of the first one: they reach back beyond the
+/// first sample there is, and grow. None if they are few.
+fn n_growing(column: &FloatColumn<'_>, n: u32) -> usize {
+    let mut windows = column.windows(n);
+    let Some((_, first, _)) = windows.next() else { return 0 };
+    let n_growing = 1 + windows.take_while(|&(_, low, _)| low == first).count();
+    if n_growing < MIN_GROWING { 0 } else { n_growing }
+}
+
+/// Hands out windows: four at a time, the rest one by one.
 fn in_fours(
-    column: &FloatColumn<'_>,
-    n: u32,
+    windows: impl Iterator<Item = Bounds>,
     mut four: impl FnMut(&[Bounds; LANES]),
     mut one: impl FnMut(Bounds),
 ) {
     let mut group = [(0, 0, 0); LANES];
     let mut n_waiting = 0;
-    for window in column.windows(n) {
+    for window in windows {
         group[n_waiting] = window;
         n_waiting += 1;
         if n_waiting == LANES {
@@ -88,9 +99,18 @@ pub(super) fn sums(
         }
         out[step].set(result(sum, c, &values[low..high]));
     };
+    let n_growing = n_growing(column, 1);
+    let mut so_far = None;
+    for (step, low, high) in column.windows(1).take(n_growing) {
+        let (end, mut sum, mut c) = so_far.unwrap_or((low + 1, values[low], 0.0));
+        for &value in &values[end..high] {
+            (sum, c) = kahan_increment(value, sum, c);
+        }
+        so_far = Some((high, sum, c));
+        out[step].set(result(sum, c, &values[low..high]));
+    }
     in_fours(
-        column,
-        1,
+        column.windows(1).skip(n_growing),
         |group| {
             let (mut sum, mut c) = (lanes(|lane| values[group[lane].1]), [0.0; LANES]);
             side_by_side(group, values, 1, |sample| add(&sample, &mut sum, &mut c));
@@ -231,6 +251,14 @@ fn variances_by<const N: usize>(
     out: &mut [f64],
     spread: impl Fn(SideBySide<'_>) -> Spread<N>,
 ) {
+    let n_growing = n_growing(column, 1);
+    let mut so_far: Option<(usize, Variance)> = None;
+    for (step, low, high) in column.windows(1).take(n_growing) {
+        let (end, state) = so_far.unwrap_or((low, Variance::default()));
+        let state = state.with(&values[end..high]);
+        so_far = Some((high, state));
+        out[step] = state.result();
+    }
     let mut phases = Phases::default();
     let (mut gathered, mut starts) = (Vec::new(), Vec::new());
     let mut fold = |group: &[Bounds; N]| {
@@ -261,7 +289,7 @@ fn variances_by<const N: usize>(
     };
     let mut group = [(0, 0, 0); N];
     let mut n_waiting = 0;
-    for window in column.windows(1) {
+    for window in column.windows(1).skip(n_growing) {
         group[n_waiting] = window;
         n_waiting += 1;
         if n_waiting == N {
@@ -292,8 +320,7 @@ pub(super) fn slopes(
     let alone = |(step, low, high): Bounds| out[step].set(one(low, high));
     let is_constant = |&(_, low, high): &Bounds| values[low..high].iter().all(|&value| value == values[low]);
     in_fours(
-        column,
-        2,
+        column.windows(2),
         |group| {
             let n = shortest(group);
             if group.iter().any(|&(_, low, high)| high - low != n) || group.iter().any(is_constant) {
