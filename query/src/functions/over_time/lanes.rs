@@ -36,10 +36,10 @@ type Bounds = (usize, usize, usize);
 /// So many windows that begin at one sample are folded one after the other, each from where the one before ended.
 const MIN_GROWING: usize = 8;
 
-/// How many of the windows that hold `n` samples or more begin at the sample of the first one: they reach back beyond the
-/// first sample there is, and grow. None if they are few.
-fn n_growing(column: &FloatColumn<'_>, n: u32) -> usize {
-    let mut windows = column.windows(n);
+/// How many windows begin at the sample of the first one: they reach back beyond the first sample there is, and grow. 0
+/// if they are few.
+fn n_growing(column: &FloatColumn<'_>) -> usize {
+    let mut windows = column.windows(1);
     let Some((_, first, _)) = windows.next() else { return 0 };
     let n_growing = 1 + windows.take_while(|&(_, low, _)| low == first).count();
     if n_growing < MIN_GROWING { 0 } else { n_growing }
@@ -99,7 +99,7 @@ pub(super) fn sums(
         }
         out[step].set(result(sum, c, &values[low..high]));
     };
-    let n_growing = n_growing(column, 1);
+    let n_growing = n_growing(column);
     let mut so_far = None;
     for (step, low, high) in column.windows(1).take(n_growing) {
         let (end, mut sum, mut c) = so_far.unwrap_or((low + 1, values[low], 0.0));
@@ -251,7 +251,7 @@ fn variances_by<const N: usize>(
     out: &mut [f64],
     spread: impl Fn(SideBySide<'_>) -> Spread<N>,
 ) {
-    let n_growing = n_growing(column, 1);
+    let n_growing = n_growing(column);
     let mut so_far: Option<(usize, Variance)> = None;
     for (step, low, high) in column.windows(1).take(n_growing) {
         let (end, state) = so_far.unwrap_or((low, Variance::default()));
