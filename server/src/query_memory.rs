@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 /// How long the arena keeps what nobody uses.
-pub const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_secs(60);
 
 /// The arena, and the name of what makes it give back what was kept for too long. `None` if there is none to be had:
 /// queries work, but slower.
@@ -39,10 +39,15 @@ pub fn share() {
 pub async fn give_back() {
     loop {
         tokio::time::sleep(KEPT / 2).await;
-        if let Some((_, decay)) = &*ARENA {
-            // SAFETY: `arena.<i>.decay` takes and returns nothing.
-            unsafe { tikv_jemalloc_sys::mallctl(decay.as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
-        }
+        // What a large query left takes the system a while. That a thread cannot be had means that the server ends.
+        let _ = tokio::task::spawn_blocking(decay).await;
+    }
+}
+
+fn decay() {
+    if let Some((_, name)) = &*ARENA {
+        // SAFETY: `arena.<i>.decay` takes and returns nothing.
+        unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
     }
 }
 
