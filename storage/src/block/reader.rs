@@ -292,25 +292,6 @@ impl BlockPart {
         }
     }
 
-    /// Numbers of the values that few series have for a label, by their own labels.
-    fn values_of_series(
-        &self,
-        name: u32,
-        matched: &Postings,
-        cx: &dyn QueryContext,
-    ) -> Result<Vec<u32>, StorageError> {
-        let mut values = Vec::new();
-        self.shared.index.visit_series(matched, cx, &mut |_, series| {
-            if let Ok(at) = series.labels.binary_search_by_key(&name, |label| label.0) {
-                values.push(series.labels[at].1);
-            }
-            Ok(())
-        })?;
-        values.sort_unstable();
-        values.dedup();
-        Ok(values)
-    }
-
     /// Ranks that have exemplars.
     fn ranks_with_exemplars(&self) -> Result<Postings, StorageError> {
         let (from, to) = keys::kind_range(self.shared.header.block_id(), Kind::Exemplars);
@@ -447,11 +428,10 @@ impl Part for BlockPart {
         let matched = self.matching_in_range(select, cx)?;
         let index = &self.shared.index;
         let Some(number) = index.symbol(name)?.filter(|_| !matched.is_empty()) else { return Ok(()) };
-        // A posting list costs about as much as the record of a series.
-        if index.value_numbers(number)?.len() < matched.len() || matched.len() == index.n_series() {
+        if matched.len() == index.n_series() {
             return matching::label_values(index, name, &matched, cx, sink);
         }
-        let values = self.values_of_series(number, &matched, cx)?;
+        let values = index.values_of(number, &matched, cx)?;
         index.visit_strings(values, &mut |_, text| {
             sink(text);
             Ok(())

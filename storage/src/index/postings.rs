@@ -94,6 +94,20 @@ impl Postings {
         }
     }
 
+    /// The first `count` ranks of the set, or all of them.
+    #[must_use]
+    pub fn first(&self, count: u32) -> Self {
+        let mut builder = PostingsBuilder::default();
+        for run in self.runs() {
+            let room = count - builder.count;
+            builder.push_run(run.start, run.end.min(run.start.saturating_add(room)));
+            if builder.count == count {
+                break;
+            }
+        }
+        builder.finish()
+    }
+
     /// Whether `rank` is in the set.
     pub fn contains(&self, rank: u32) -> bool {
         match &self.repr {
@@ -230,34 +244,69 @@ impl Postings {
     /// # Errors
     /// [`PostingsError`] if the bytes are not what `encode` writes for such ranks.
     pub fn decode(bytes: &[u8], n_series: u32) -> Result<Self, PostingsError> {
-        let mut rest = Bytes(bytes);
-        let count = rest.varint().ok_or(PostingsError::Truncated)?;
-        if count > u64::from(n_series) {
-            return Err(PostingsError::TooMany { count, n_series });
-        }
+        let stored = StoredRuns::new(bytes, n_series)?;
+        let count = stored.count;
         // A run takes a byte at least, so the bytes that are there bound what is allocated.
-        let mut runs = Vec::with_capacity(rest.len().min(count as usize));
-        let mut position = 0u64;
-        let mut seen = 0u64;
-        while !rest.is_empty() {
-            let head = rest.varint().ok_or(PostingsError::Truncated)?;
-            let length = match head & 1 {
-                0 => 1,
-                _ => rest.varint_u32().ok_or(PostingsError::Truncated).map(|more| u64::from(more) + 2)?,
-            };
-            let start = position + (head >> 1) + u64::from(!runs.is_empty());
-            let end = start + length;
-            if end > u64::from(n_series) {
-                return Err(PostingsError::Rank { rank: end - 1, n_series });
+        let mut runs = Vec::with_capacity(stored.rest.len().min(count as usize));
+        for run in stored {
+            runs.push(run?);
+        }
+        Ok(Self::from_runs(runs, count))
+    }
+
+    /// How many ranks of the stored form are in this set. Nothing is allocated, and what follows the last rank of
+    /// this set is not read.
+    ///
+    /// # Errors
+    /// As [`Postings::decode`].
+    pub fn count_in_stored(&self, bytes: &[u8], n_series: u32) -> Result<u32, PostingsError> {
+        let mut count = 0;
+        self.overlaps_with_stored(bytes, n_series, |overlap| {
+            count += overlap.count();
+            true
+        })?;
+        Ok(count)
+    }
+
+    /// Whether a rank of the stored form is in this set. Reads up to the first that is.
+    ///
+    /// # Errors
+    /// As [`Postings::decode`].
+    pub fn intersects_stored(&self, bytes: &[u8], n_series: u32) -> Result<bool, PostingsError> {
+        let mut found = false;
+        self.overlaps_with_stored(bytes, n_series, |_| {
+            found = true;
+            false
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `visit` with each stretch that is in this set and in the stored one, ascending, while it returns true.
+    fn overlaps_with_stored(
+        &self,
+        bytes: &[u8],
+        n_series: u32,
+        mut visit: impl FnMut(RankRun) -> bool,
+    ) -> Result<(), PostingsError> {
+        let mut here = Cursor::new(self);
+        for run in StoredRuns::new(bytes, n_series)? {
+            let run = run?;
+            here.seek(run.start);
+            while let Some(own) = here.current().filter(|own| own.start < run.end) {
+                let overlap = RankRun { start: own.start.max(run.start), end: own.end.min(run.end) };
+                if !visit(overlap) {
+                    return Ok(());
+                }
+                if own.end > run.end {
+                    break;
+                }
+                here.advance();
             }
-            runs.push(RankRun { start: start as u32, end: end as u32 });
-            seen += length;
-            position = end;
+            if here.current().is_none() {
+                break;
+            }
         }
-        if seen != count {
-            return Err(PostingsError::Count { expected: count, found: seen });
-        }
-        Ok(Self::from_runs(runs, seen as u32))
+        Ok(())
     }
 
     // `runs` obeys the invariant of `Repr::Runs` and holds `count` ranks.
@@ -275,6 +324,66 @@ impl Postings {
 impl fmt::Debug for Postings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.runs().map(|run| run.start..run.end)).finish()
+    }
+}
+
+/// The runs of the stored form, ascending; nothing follows an error.
+struct StoredRuns<'a> {
+    rest: Bytes<'a>,
+    n_series: u32,
+    // What is announced.
+    count: u32,
+    // In the runs so far.
+    seen: u32,
+    // Behind the last run.
+    end: u64,
+}
+
+impl<'a> StoredRuns<'a> {
+    fn new(bytes: &'a [u8], n_series: u32) -> Result<Self, PostingsError> {
+        let mut rest = Bytes(bytes);
+        let count = rest.varint().ok_or(PostingsError::Truncated)?;
+        match u32::try_from(count) {
+            Ok(count) if count <= n_series => Ok(Self { rest, n_series, count, seen: 0, end: 0 }),
+            _ => Err(PostingsError::TooMany { count, n_series }),
+        }
+    }
+
+    fn read(&mut self) -> Result<RankRun, PostingsError> {
+        let Self { rest, n_series, seen, end, .. } = self;
+        let head = rest.varint().ok_or(PostingsError::Truncated)?;
+        let length = match head & 1 {
+            0 => 1,
+            _ => rest.varint_u32().ok_or(PostingsError::Truncated).map(|more| u64::from(more) + 2)?,
+        };
+        let start = *end + (head >> 1) + u64::from(*seen > 0);
+        *end = start + length;
+        match u32::try_from(*end) {
+            Ok(end) if end <= *n_series => {
+                let run = RankRun { start: start as u32, end };
+                *seen += run.count();
+                Ok(run)
+            }
+            _ => Err(PostingsError::Rank { rank: *end - 1, n_series: *n_series }),
+        }
+    }
+}
+
+impl Iterator for StoredRuns<'_> {
+    type Item = Result<RankRun, PostingsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Self { count, seen, .. } = *self;
+        let next = match self.rest.is_empty() {
+            false => self.read(),
+            true if seen == count => return None,
+            true => Err(PostingsError::Count { expected: u64::from(count), found: u64::from(seen) }),
+        };
+        if next.is_err() {
+            // The end, without another error.
+            (self.rest, self.count) = (Bytes(&[]), self.seen);
+        }
+        Some(next)
     }
 }
 
@@ -586,6 +695,14 @@ mod tests {
             prop_assert_eq!(x.last(), a.last().copied());
             prop_assert_eq!(x.intersect(&y), postings(&(&a & &b)));
             prop_assert_eq!(x.intersects(&y), !a.is_disjoint(&b));
+            let mut stored = Vec::new();
+            y.encode(&mut stored);
+            prop_assert_eq!(x.intersects_stored(&stored, 500), Ok(!a.is_disjoint(&b)));
+            prop_assert_eq!(x.count_in_stored(&stored, 500), Ok((&a & &b).len() as u32));
+            for count in [0, 1, 30, u32::MAX] {
+                let first = a.iter().copied().take(count as usize).collect();
+                prop_assert_eq!(x.first(count), postings(&first));
+            }
             prop_assert_eq!(x.subtract(&y), postings(&(&a - &b)));
             prop_assert_eq!(Postings::union([&x, &y, &z]), postings(&(&(&a | &b) | &c)));
             for rank in 0..500 {
@@ -625,6 +742,8 @@ mod tests {
             if let Ok(set) = Postings::decode(&bytes, n_series) {
                 prop_assert!(set.last().is_none_or(|rank| rank < n_series));
                 prop_assert_eq!(set.iter().count(), set.len() as usize);
+                let all = Postings::all(n_series);
+                prop_assert_eq!(all.count_in_stored(&bytes, n_series), Ok(set.len()));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The index of an open block, read from its records when asked.
 
 use super::matching::{IndexReader, PatternCache, Visit};
-use super::postings::Postings;
+use super::postings::{Postings, PostingsError};
 use super::series::{SeriesGroup, VisitSeries, read_group, visit_series};
 use super::symbols::{SymbolPart, Symbols};
 use super::values::{read_names, read_values};
@@ -19,6 +19,9 @@ const GROUPS_PER_CHECK: u32 = 8;
 
 /// Receives the ranks that are wanted of a group, and the group if all of it can be read.
 type VisitGroup<'v> = dyn FnMut(&[u32], Option<&SeriesGroup>) -> Result<(), StorageError> + 'v;
+
+/// Receives the number of a value and its posting list as it is stored.
+type VisitList<'v> = dyn FnMut(u32, &[u8]) -> Result<(), StorageError> + 'v;
 
 /// Posting lists fetched by one read.
 const LISTS_PER_READ: usize = 256;
@@ -205,6 +208,92 @@ impl BlockIndex {
         read_values(&*self.kv, self.block, name, self.symbols.len())
     }
 
+    /// Numbers of the values that the series of `matched` have for a label, ascending.
+    ///
+    /// Series that lie side by side differ in labels of many values, so the labels of the first ones
+    /// tell most of the values. Of the others it is proven that they are none: if they are many by
+    /// counting, as the series of the known values may be all, else by their own lists.
+    ///
+    /// # Errors
+    /// As [`BlockIndex::visit_series`].
+    pub fn values_of(
+        &self,
+        name: u32,
+        matched: &Postings,
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<u32>, StorageError> {
+        let values = self.value_numbers(name)?;
+        // The record of a series costs about as much as a list.
+        let mut known = self.values_of_series(name, &matched.first(values.len()), cx)?;
+        if matched.len() <= values.len() {
+            return Ok(known);
+        }
+        let others: Vec<u32> =
+            values.subtract(&Postings::from_sorted(known.iter().copied())).iter().collect();
+        if known.len() < others.len() {
+            let mut n_series = 0;
+            self.visit_lists(name, &known, &mut |value, list| {
+                cx.check()?;
+                let counted = matched.count_in_stored(list, self.n_series);
+                n_series += counted.map_err(|error| self.undecodable(name, value, &error))?;
+                Ok(())
+            })?;
+            if n_series == matched.len() {
+                return Ok(known);
+            }
+        }
+        self.visit_lists(name, &others, &mut |value, list| {
+            cx.check()?;
+            let intersects = matched.intersects_stored(list, self.n_series);
+            if intersects.map_err(|error| self.undecodable(name, value, &error))? {
+                known.push(value);
+            }
+            Ok(())
+        })?;
+        known.sort_unstable();
+        Ok(known)
+    }
+
+    /// Numbers of the values that series have for a label, by their own labels, ascending.
+    fn values_of_series(
+        &self,
+        name: u32,
+        series: &Postings,
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<u32>, StorageError> {
+        let mut values = Vec::new();
+        self.visit_series(series, cx, &mut |_, series| {
+            if let Ok(at) = series.labels.binary_search_by_key(&name, |label| label.0) {
+                values.push(series.labels[at].1);
+            }
+            Ok(())
+        })?;
+        values.sort_unstable();
+        values.dedup();
+        Ok(values)
+    }
+
+    /// Visits the stored posting lists of some values of a label.
+    fn visit_lists(&self, name: u32, values: &[u32], visit: &mut VisitList<'_>) -> Result<(), StorageError> {
+        for values in values.chunks(LISTS_PER_READ) {
+            let keys: Vec<Vec<u8>> =
+                values.iter().map(|&value| postings_key(self.block, name, value)).collect();
+            for (&value, list) in values.iter().zip(self.kv.multi_get(&keys)?) {
+                if let Some(list) = list {
+                    visit(value, &list)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What to say of a posting list that does not decode.
+    fn undecodable(&self, name: u32, value: u32, error: &PostingsError) -> StorageError {
+        let key = postings_key(self.block, name, value);
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        StorageError::corrupt(format!("postings of block {}, key {hex}", self.block), error.to_string())
+    }
+
     fn name_numbers(&self) -> Result<Arc<[u32]>, StorageError> {
         if let Some(names) = &*self.names.lock() {
             return Ok(Arc::clone(names));
@@ -212,13 +301,6 @@ impl BlockIndex {
         let names: Arc<[u32]> = read_names(&*self.kv, self.block)?.into();
         *self.names.lock() = Some(Arc::clone(&names));
         Ok(names)
-    }
-
-    fn decode(&self, key: &[u8], bytes: &[u8]) -> Result<Postings, StorageError> {
-        Postings::decode(bytes, self.n_series).map_err(|error| {
-            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            StorageError::corrupt(format!("postings of block {}, key {hex}", self.block), error.to_string())
-        })
     }
 }
 
@@ -250,15 +332,11 @@ impl IndexReader for BlockIndex {
 
     fn postings(&self, name: u32, values: &[u32]) -> Result<Postings, StorageError> {
         let mut sets = Vec::with_capacity(values.len());
-        for values in values.chunks(LISTS_PER_READ) {
-            let keys: Vec<Vec<u8>> =
-                values.iter().map(|&value| postings_key(self.block, name, value)).collect();
-            for (key, bytes) in keys.iter().zip(self.kv.multi_get(&keys)?) {
-                if let Some(bytes) = bytes {
-                    sets.push(self.decode(key, &bytes)?);
-                }
-            }
-        }
+        self.visit_lists(name, values, &mut |value, list| {
+            let decoded = Postings::decode(list, self.n_series);
+            sets.push(decoded.map_err(|error| self.undecodable(name, value, &error))?);
+            Ok(())
+        })?;
         Ok(match sets.len() {
             1 => sets.swap_remove(0),
             _ => Postings::union(&sets),

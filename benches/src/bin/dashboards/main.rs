@@ -2,9 +2,10 @@
 //! stream, and answer the same queries warm and cold.
 //!
 //! For each query and server: CPU time of the server's process and time to the last byte. Warm is the median
-//! of repeated requests, without results that are kept; cold is the first request after a
-//! start with the data files out of the page cache. What was loaded is kept in the folder, so the next run
-//! with the same options starts at once.
+//! of repeated requests, without results that are kept. Cold begins with a start with the data files out of the
+//! page cache, and is measured in two ways: first runs, where all queries are asked once, one after the other, and
+//! alone, where each has a start of its own. What was loaded is kept in the folder, so the next run with the same options
+//! starts at once.
 //!
 //! `cargo run --release --workspace --bin dashboards -- --server target/release/chronolith --dir /tmp/d stream.rec`,
 //! or `--native 20` instead of the recording for native histograms.
@@ -16,10 +17,12 @@ mod servers;
 
 use chronolith_benches::fleet::synthetic::Mixture;
 use chronolith_benches::fleet::{Fleet, Schedule};
+use chronolith_benches::random::mix;
 use chronolith_benches::recording::Recording;
 use clap::Parser;
 use measure::Options;
-use report::{Measured, Report};
+use queries::Query;
+use report::{Measured, Report, State};
 use servers::{Kind, Server};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -51,9 +54,12 @@ struct Args {
     /// Only queries whose name has this in it.
     #[arg(long)]
     only: Option<String>,
-    /// Leave out cold starts.
-    #[arg(long)]
-    no_cold: bool,
+    /// Which states of the servers to measure, by comma.
+    #[arg(long, value_delimiter = ',', default_value = "warm,first-runs,alone")]
+    states: Vec<State>,
+    /// Starts for the medians of first runs. Each asks in another order, the same of all servers.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
     /// Fewest requests of a warm measurement.
     #[arg(long, default_value_t = 5)]
     repeat: u32,
@@ -102,34 +108,19 @@ fn main() -> Result<(), String> {
 
     let end = loaded.start + (i64::from(loaded.scrapes) - 1) * INTERVAL_S;
     let queries = if args.native.is_some() { queries::native() } else { queries::all() };
-    let queries: Vec<queries::Query> = queries
+    let queries: Vec<Query> = queries
         .into_iter()
         .filter(|query| args.only.as_ref().is_none_or(|only| query.name.contains(only.as_str())))
         .collect();
     let options = Options { repeat: args.repeat, cpu_seconds: f64::from(args.cpu_ms) / 1000.0 };
     let mut report = Report::new(loaded.hosts, loaded.scrapes, servers.iter().map(Server::kind).collect());
-    for server in &mut servers {
-        server.start()?;
-        server.wait_until_quiet()?;
-        for query in &queries {
-            let path = query.path(server.kind(), loaded.start, end);
-            let measured = measure::warm(server, &path, &options)?;
-            eprintln!("warm {:<17} {:<28} {measured}", server.kind().to_string(), query.name);
-            report.add(query, server.kind(), false, measured);
-        }
-        server.stop();
-    }
-    if !args.no_cold {
+    let run = Run { queries: &queries, options: &options, rounds: args.rounds, times: (loaded.start, end) };
+    for state in args.states.iter().copied() {
         for server in &mut servers {
-            for query in &queries {
-                let path = query.path(server.kind(), loaded.start, end);
-                chronolith_benches::process::drop_from_page_cache(&server.data_dir());
-                server.start()?;
-                server.wait_until_quiet()?;
-                let measured = measure::once(server, &path)?;
-                server.stop();
-                eprintln!("cold {:<17} {:<28} {measured}", server.kind().to_string(), query.name);
-                report.add(query, server.kind(), true, measured);
+            match state {
+                State::Warm => run.warm(server, &mut report)?,
+                State::FirstRuns => run.first_runs(server, &mut report)?,
+                State::Alone => run.alone(server, &mut report)?,
             }
         }
     }
@@ -143,6 +134,72 @@ fn main() -> Result<(), String> {
         std::fs::write(file, json).map_err(|e| format!("{}: {e}", file.display()))?;
     }
     Ok(())
+}
+
+/// What is measured, and how.
+struct Run<'a> {
+    queries: &'a [Query],
+    options: &'a Options,
+    rounds: u32,
+    /// Of the first and the last sample, in seconds.
+    times: (i64, i64),
+}
+
+impl Run<'_> {
+    fn path(&self, query: &Query, server: &Server) -> String {
+        query.path(server.kind(), self.times.0, self.times.1)
+    }
+
+    /// Each query again and again.
+    fn warm(&self, server: &mut Server, report: &mut Report) -> Result<(), String> {
+        server.start()?;
+        server.wait_until_quiet()?;
+        for query in self.queries {
+            let measured = measure::warm(server, &self.path(query, server), self.options)?;
+            report.add(query, server.kind(), State::Warm, measured);
+        }
+        server.stop();
+        Ok(())
+    }
+
+    /// Each query once, on one connection, in some order after a cold start; medians of several starts.
+    fn first_runs(&self, server: &mut Server, report: &mut Report) -> Result<(), String> {
+        let mut runs = vec![Vec::new(); self.queries.len()];
+        for round in 0..self.rounds {
+            start_cold(server)?;
+            let mut client = server.client()?;
+            let mut order: Vec<usize> = (0..self.queries.len()).collect();
+            order.sort_by_key(|&at| mix(mix(u64::from(round)) ^ at as u64));
+            for at in order {
+                runs[at].push(measure::once(server, &mut client, &self.path(&self.queries[at], server))?);
+            }
+            server.stop();
+        }
+        for (query, runs) in self.queries.iter().zip(&mut runs) {
+            if let Some(measured) = Measured::median(runs) {
+                report.add(query, server.kind(), State::FirstRuns, measured);
+            }
+        }
+        Ok(())
+    }
+
+    /// Each query after a cold start of its own.
+    fn alone(&self, server: &mut Server, report: &mut Report) -> Result<(), String> {
+        for query in self.queries {
+            start_cold(server)?;
+            let measured = measure::once(server, &mut server.client()?, &self.path(query, server))?;
+            server.stop();
+            report.add(query, server.kind(), State::Alone, measured);
+        }
+        Ok(())
+    }
+}
+
+/// Starts a server whose data files are out of the page cache, and waits until it is at rest.
+fn start_cold(server: &mut Server) -> Result<(), String> {
+    chronolith_benches::process::drop_from_page_cache(&server.data_dir());
+    server.start()?;
+    server.wait_until_quiet()
 }
 
 /// The options and the time of the first scrape: of what lies in the folder, or so that the last scrape is now.

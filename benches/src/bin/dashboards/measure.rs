@@ -45,11 +45,10 @@ pub fn warm(server: &Server, path: &str, options: &Options) -> Result<Measured, 
 }
 
 /// A single request.
-pub fn once(server: &Server, path: &str) -> Result<Measured, String> {
-    let mut client = server.client()?;
+pub fn once(server: &Server, client: &mut Client, path: &str) -> Result<Measured, String> {
     let clock = CpuClock::new(server.pid()?);
     let before = clock.read().map_err(|e| e.to_string())?;
-    let (answer, wall_ms) = ask(&mut client, path)?;
+    let (answer, wall_ms) = ask(client, path)?;
     let after = clock.read().map_err(|e| e.to_string())?;
     Ok(Measured::new(before.until(&after) * 1000.0, wall_ms, &answer))
 }
@@ -65,7 +64,7 @@ fn ask(client: &mut Client, path: &str) -> Result<(Vec<u8>, f64), String> {
     Ok((response.body, wall_ms))
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

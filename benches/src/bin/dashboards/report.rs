@@ -1,6 +1,6 @@
 //! Figures of all queries and servers: ratios, geometric means, tables.
 
-use crate::measure::count;
+use crate::measure::{count, median};
 use crate::queries::Query;
 use crate::servers::Kind;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,37 @@ impl Measured {
         let (n_series, n_points) = count(answer);
         Self { cpu_ms, wall_ms, n_series, n_points, size_bytes: answer.len() }
     }
+
+    /// Medians of several runs of one query; `None` if there is none.
+    pub fn median(runs: &[Self]) -> Option<Self> {
+        let of = |figure: fn(&Self) -> f64| median(&mut runs.iter().map(figure).collect::<Vec<_>>());
+        let first = *runs.first()?;
+        Some(Self { cpu_ms: of(|run| run.cpu_ms), wall_ms: of(|run| run.wall_ms), ..first })
+    }
+}
+
+/// What a server did before a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It answered the same query.
+    Warm,
+    /// It was started cold, and answered other queries.
+    FirstRuns,
+    /// It was started cold, and nothing was asked.
+    Alone,
+}
+
+impl State {
+    const ALL: [Self; 3] = [Self::Warm, Self::FirstRuns, Self::Alone];
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Warm => "Warm",
+            Self::FirstRuns => "Cold, first runs",
+            Self::Alone => "Cold, alone",
+        }
+    }
 }
 
 /// One line of the tables.
@@ -30,7 +61,7 @@ struct Line {
     query: String,
     text: String,
     server: Kind,
-    cold: bool,
+    state: State,
     #[serde(flatten)]
     measured: Measured,
 }
@@ -53,8 +84,9 @@ impl Report {
         Self { hosts, scrapes, servers, lines: Vec::new() }
     }
 
-    pub fn add(&mut self, query: &Query, server: Kind, cold: bool, measured: Measured) {
-        let line = Line { query: query.name.to_owned(), text: query.describe(), server, cold, measured };
+    pub fn add(&mut self, query: &Query, server: Kind, state: State, measured: Measured) {
+        eprintln!("{:<17} {:<17} {:<28} {measured}", state.title(), server.to_string(), query.name);
+        let line = Line { query: query.name.to_owned(), text: query.describe(), server, state, measured };
         self.lines.push(line);
     }
 
@@ -66,8 +98,8 @@ impl Report {
         self.servers.extend(new.collect::<Vec<_>>());
     }
 
-    fn find(&self, query: &str, server: Kind, cold: bool) -> Option<&Measured> {
-        let line = self.lines.iter().find(|l| l.query == query && l.server == server && l.cold == cold)?;
+    fn find(&self, query: &str, server: Kind, state: State) -> Option<&Measured> {
+        let line = self.lines.iter().find(|l| l.query == query && l.server == server && l.state == state)?;
         Some(&line.measured)
     }
 
@@ -85,31 +117,30 @@ impl Report {
     /// Tables, and what they come to.
     pub fn markdown(&self) -> String {
         let mut out = format!("{} hosts, {} scrapes\n", self.hosts, self.scrapes);
-        for cold in [false, true] {
-            if self.lines.iter().any(|line| line.cold == cold) {
-                self.table(&mut out, cold);
+        for state in State::ALL {
+            if self.lines.iter().any(|line| line.state == state) {
+                self.table(&mut out, state);
             }
         }
         out.push_str(&self.disagreements());
         out
     }
 
-    fn table(&self, out: &mut String, cold: bool) {
+    fn table(&self, out: &mut String, state: State) {
         let peers: Vec<Kind> =
             self.servers.iter().copied().filter(|&kind| kind != Kind::Chronolith).collect();
-        let title = if cold { "Cold" } else { "Warm" };
         // Writing to a string cannot fail.
-        let _ = write!(out, "\n{title}: CPU ms / last byte ms\n\n| query | series | Chronolith |");
+        let _ = write!(out, "\n{}: CPU ms / last byte ms\n\n| query | series | Chronolith |", state.title());
         for peer in &peers {
             let _ = write!(out, " {peer} | ratio |");
         }
         let _ = writeln!(out, "\n|---|---|---|{}", "---|---|".repeat(peers.len()));
         let mut ratios = vec![Ratios::default(); peers.len()];
         for query in self.queries() {
-            let Some(ours) = self.find(query, Kind::Chronolith, cold) else { continue };
+            let Some(ours) = self.find(query, Kind::Chronolith, state) else { continue };
             let _ = write!(out, "| {query} | {} | {:.2} / {:.2} |", ours.n_series, ours.cpu_ms, ours.wall_ms);
             for (peer, ratios) in peers.iter().zip(&mut ratios) {
-                match self.find(query, *peer, cold) {
+                match self.find(query, *peer, state) {
                     Some(theirs) => {
                         ratios.add(query, ours, theirs);
                         let (cpu, wall) = (theirs.cpu_ms / ours.cpu_ms, theirs.wall_ms / ours.wall_ms);
@@ -137,7 +168,7 @@ impl Report {
             let sizes: Vec<(Kind, usize, usize)> = self
                 .lines
                 .iter()
-                .filter(|line| line.query == query && !line.cold)
+                .filter(|line| line.query == query && line.state == State::Warm)
                 .map(|line| (line.server, line.measured.n_series, line.measured.n_points))
                 .collect();
             if sizes.windows(2).any(|pair| (pair[0].1, pair[0].2) != (pair[1].1, pair[1].2)) {
@@ -199,12 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn the_median_of_runs_is_that_of_each_figure() {
+        let runs = [(1.0, 30.0), (3.0, 10.0), (2.0, 20.0)].map(|(cpu, wall)| measured(cpu, wall, 4));
+        assert_eq!(Measured::median(&runs), Some(measured(2.0, 20.0, 4)));
+        assert_eq!(Measured::median(&[]), None);
+    }
+
+    #[test]
     fn tables_tell_ratios_means_and_who_is_slower() {
         let mut report = Report::new(1, 2, vec![Kind::Chronolith, Kind::Prometheus]);
         let query = |name| Query { name, ask: Ask::Instant("up") };
         for (name, ours, theirs, n) in [("a", 1.0, 4.0, 3), ("b", 2.0, 2.0, 3), ("c", 9.0, 2.25, 5)] {
-            report.add(&query(name), Kind::Chronolith, false, measured(ours, ours, n));
-            report.add(&query(name), Kind::Prometheus, false, measured(theirs, theirs, 3));
+            report.add(&query(name), Kind::Chronolith, State::Warm, measured(ours, ours, n));
+            report.add(&query(name), Kind::Prometheus, State::Warm, measured(theirs, theirs, 3));
         }
         let text = report.markdown();
         assert!(text.contains("| a | 3 | 1.00 / 1.00 | 4.00 / 4.00 | 4.0 / 4.0 |"), "{text}");
@@ -214,7 +252,7 @@ mod tests {
         assert!(!text.contains("Cold"), "{text}");
 
         let mut ours = Report::new(1, 2, vec![Kind::Chronolith]);
-        ours.add(&query("a"), Kind::Chronolith, false, measured(2.0, 2.0, 3));
+        ours.add(&query("a"), Kind::Chronolith, State::Warm, measured(2.0, 2.0, 3));
         ours.merge(serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap());
         assert!(ours.markdown().contains("| a | 3 | 2.00 / 2.00 | 4.00 / 4.00 | 2.0 / 2.0 |"));
     }
