@@ -15,11 +15,13 @@ use axum::response::{IntoResponse, Response};
 use chronolith_query::QueryError;
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Smaller answers are written whole and not counted: connections are limited, too.
 pub const LARGE_BYTES: usize = 256 << 10;
@@ -108,6 +110,8 @@ impl Render for Whole {
 struct Rest {
     answer: Box<dyn Render>,
     n_pieces: u64,
+    /// Goes with the rest, and tells the task that watches over it.
+    _watched: oneshot::Sender<Infallible>,
 }
 
 /// An answer in pieces. The rest is shared with the task that watches over it.
@@ -140,8 +144,9 @@ fn pieces(
     deadline: Option<Arc<Deadline>>,
     stalled: Duration,
 ) -> Pieces {
-    let rest = Arc::new(Mutex::new(Some(Rest { answer, n_pieces: 0 })));
-    tokio::spawn(watch(Arc::downgrade(&rest), deadline, stalled));
+    let (watched, gone) = oneshot::channel();
+    let rest = Arc::new(Mutex::new(Some(Rest { answer, n_pieces: 0, _watched: watched })));
+    tokio::spawn(watch(Arc::downgrade(&rest), gone, deadline, stalled));
     Pieces { first, rest, is_whole: false, left }
 }
 
@@ -198,9 +203,14 @@ fn give_up(rest: &Mutex<Option<Rest>>) {
     }
 }
 
-/// Ends when the answer was read or its client went away; takes it away from a client that stalls, and
-/// when it is cancelled.
-async fn watch(rest: Weak<Mutex<Option<Rest>>>, deadline: Option<Arc<Deadline>>, stalled: Duration) {
+/// Takes an answer away from a client that stalls, and when it is cancelled. Ends as soon as the answer is `gone`, because it
+/// was read or its client went away: the deadline knows the memory of the query, which stays charged until then.
+async fn watch(
+    rest: Weak<Mutex<Option<Rest>>>,
+    mut gone: oneshot::Receiver<Infallible>,
+    deadline: Option<Arc<Deadline>>,
+    stalled: Duration,
+) {
     let cancelled = async {
         match &deadline {
             Some(deadline) => deadline.cancelled().await,
@@ -213,6 +223,7 @@ async fn watch(rest: Weak<Mutex<Option<Rest>>>, deadline: Option<Arc<Deadline>>,
         let is_cancelled = tokio::select! {
             () = tokio::time::sleep(stalled) => false,
             () = &mut cancelled => true,
+            _ = &mut gone => return,
         };
         let Some(rest) = rest.upgrade() else { return };
         let n_pieces = rest.lock().as_ref().map(|rest| rest.n_pieces);
@@ -329,6 +340,29 @@ mod tests {
         }
         assert_eq!(sending.0.load(Ordering::Relaxed), 0);
         assert!(to_bytes(response.into_body(), usize::MAX).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_deadline_goes_with_the_answer() {
+        for is_read in [true, false] {
+            let deadline = Deadline::after(MINUTE);
+            let answer = Counting { left: 5000, written: Arc::default() };
+            let response = respond(answer, Some(Arc::clone(&deadline)));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(Arc::strong_count(&deadline) > 1);
+            match is_read {
+                true => {
+                    assert_eq!(to_bytes(response.into_body(), usize::MAX).await.unwrap().len(), 5_000_000)
+                }
+                false => drop(response),
+            }
+            let wait = async {
+                while Arc::strong_count(&deadline) > 1 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(MINUTE / 6, wait).await.expect("long before a client counts as stalled");
+        }
     }
 
     #[tokio::test]
