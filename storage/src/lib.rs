@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod options;
 pub mod part;
 mod prefetch;
+mod query_symbols;
 pub mod read;
 pub mod table;
 

@@ -35,7 +35,7 @@ use crate::options::Options;
 use arc_swap::ArcSwap;
 use chronolith_model::append::AppendOutcome;
 use open::MetadataMap;
-use order::Ranks;
+use order::{Ranks, Watched};
 use parking_lot::Mutex;
 use registry::Registry;
 use registry::identity::LabelLimits;
@@ -80,8 +80,9 @@ pub struct TableSet {
     replaying: AtomicBool,
     retention_ms: AtomicI64,
     newest: AtomicI64,
-    /// Positions of series in block order as of the last seal.
+    /// Positions of series in block order.
     ranks: ArcSwap<Ranks>,
+    watched: Mutex<Watched>,
     /// Tables in blocks whose logs stay until what is not in blocks has moved on.
     waiting: Mutex<Vec<Arc<Table>>>,
     /// Metadata of tables that are sealed.
@@ -256,6 +257,7 @@ impl TableSet {
             closed: AtomicBool::new(false),
             replaying: AtomicBool::new(false),
             ranks: ArcSwap::default(),
+            watched: Mutex::default(),
             waiting: Mutex::default(),
             known_metadata: Mutex::default(),
             counters: AppendCounters::default(),

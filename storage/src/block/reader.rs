@@ -14,12 +14,11 @@ use crate::part::{
     ExemplarSink, KeptNames, KnownColumns, LastFloat, Part, PartRead, PartSelect, PartSeries, Precedence,
     RunBuffer, Take,
 };
+use crate::query_symbols::to_symbols;
 use chronolith_model::Matcher;
 use chronolith_model::append::Metadata;
 use chronolith_model::queryable::{Estimate, HistogramNeed, QueryContext, Unlimited};
 use chronolith_model::symbols::Symbol;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
@@ -415,7 +414,7 @@ impl Part for BlockPart {
         if matched.is_empty() {
             return Ok(());
         }
-        matching::label_names(&self.shared.index, &matched, cx, sink)
+        matching::label_names(&self.shared.index, &matched, cx, &mut |_, text| sink(text))
     }
 
     fn label_values(
@@ -429,7 +428,7 @@ impl Part for BlockPart {
         let index = &self.shared.index;
         let Some(number) = index.symbol(name)?.filter(|_| !matched.is_empty()) else { return Ok(()) };
         if matched.len() == index.n_series() {
-            return matching::label_values(index, name, &matched, cx, sink);
+            return matching::label_values(index, name, &matched, cx, &mut |_, text| sink(text));
         }
         let values = index.values_of(number, &matched, cx)?;
         index.visit_strings(values, &mut |_, text| {
@@ -537,103 +536,28 @@ impl BlockSeries {
     }
 }
 
-/// Labels as numbers of the block to labels as symbols of the query. Each string is decoded and interned
-/// once, in the order of the block's strings.
+/// Labels as numbers of the block to labels as symbols of the query. Strings are decoded in the order of the block.
 fn in_query_symbols(
     index: &BlockIndex,
     labels: &[(u32, u32)],
     cx: &dyn QueryContext,
 ) -> Result<Vec<(Symbol, Symbol)>, StorageError> {
-    // A map is no larger than the labels, which are charged.
-    let is_dense = index.n_symbols() as usize / 16 <= labels.len();
-    let size_bytes = if is_dense { index.n_symbols() as usize * size_of::<u32>() } else { 0 };
-    cx.charge(size_bytes)?;
-    let mut map = match is_dense {
-        true => SymbolMap::Dense(vec![UNSEEN; index.n_symbols() as usize]),
-        false => SymbolMap::Sparse(HashTable::new()),
-    };
-    let mut used: Vec<u32> = Vec::new();
-    for number in labels.iter().flat_map(|&(name, value)| [name, value]) {
-        if map.mark(number) {
-            used.push(number);
+    to_symbols(labels, index.n_symbols(), cx, |used, symbols| {
+        used.sort_unstable();
+        for numbers in used.chunks(STRINGS_PER_CHECK as usize) {
+            cx.check()?;
+            let mut texts = String::with_capacity(numbers.len() * 16);
+            let mut ends = Vec::with_capacity(numbers.len());
+            index.visit_strings(numbers.iter().copied(), &mut |_, text| {
+                texts.push_str(text);
+                ends.push(texts.len());
+                Ok(())
+            })?;
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            cx.symbols().intern_all(starts.zip(&ends).map(|(start, &end)| &texts[start..end]), symbols);
         }
-    }
-    used.sort_unstable();
-    for numbers in used.chunks(STRINGS_PER_CHECK as usize) {
-        cx.check()?;
-        let mut texts = String::with_capacity(numbers.len() * 16);
-        let mut ends = Vec::with_capacity(numbers.len());
-        index.visit_strings(numbers.iter().copied(), &mut |_, text| {
-            texts.push_str(text);
-            ends.push(texts.len());
-            Ok(())
-        })?;
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let mut interned = Vec::with_capacity(numbers.len());
-        cx.symbols().intern_all(starts.zip(&ends).map(|(start, &end)| &texts[start..end]), &mut interned);
-        for (&number, symbol) in numbers.iter().zip(interned) {
-            map.set(number, symbol);
-        }
-    }
-    cx.release(size_bytes);
-    Ok(labels.iter().map(|&(name, value)| (map.get(name), map.get(value))).collect())
-}
-
-/// Symbols of the query by numbers of the block: an array where a good part of the block's strings is
-/// used, otherwise a map, so that few series of a block with millions of strings stay cheap.
-enum SymbolMap {
-    // `UNSEEN` where the number is not used.
-    Dense(Vec<u32>),
-    Sparse(HashTable<(u32, u32)>),
-}
-
-/// No symbol of a query: its memory ends long before.
-const UNSEEN: u32 = u32::MAX;
-
-impl SymbolMap {
-    /// Notes that a number is used; true if that is new.
-    fn mark(&mut self, number: u32) -> bool {
-        match self {
-            Self::Dense(symbols) => std::mem::replace(&mut symbols[number as usize], 0) == UNSEEN,
-            Self::Sparse(symbols) => {
-                let hash = |&(number, _): &(u32, u32)| hash_of(number);
-                match symbols.entry(hash_of(number), |known| known.0 == number, hash) {
-                    Entry::Occupied(_) => false,
-                    Entry::Vacant(place) => {
-                        place.insert((number, 0));
-                        true
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives a number that is marked its symbol.
-    fn set(&mut self, number: u32, symbol: Symbol) {
-        match self {
-            Self::Dense(symbols) => symbols[number as usize] = symbol.0,
-            Self::Sparse(symbols) => {
-                if let Some(known) = symbols.find_mut(hash_of(number), |known| known.0 == number) {
-                    known.1 = symbol.0;
-                }
-            }
-        }
-    }
-
-    /// The symbol of a number that is marked.
-    fn get(&self, number: u32) -> Symbol {
-        Symbol(match self {
-            Self::Dense(symbols) => symbols[number as usize],
-            Self::Sparse(symbols) => {
-                symbols.find(hash_of(number), |known| known.0 == number).map_or(UNSEEN, |known| known.1)
-            }
-        })
-    }
-}
-
-/// One product: who writes strings chooses their order at most.
-fn hash_of(number: u32) -> u64 {
-    u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+        Ok(())
+    })
 }
 
 /// Finds the ranges of a series among those of some, ascending by rank.

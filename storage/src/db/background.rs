@@ -84,6 +84,7 @@ impl Failure {
 
 fn run_sealer(inner: &Inner) {
     let mut retention_at = Instant::now();
+    let mut rank_at = Instant::now();
     let mut failure: Option<Failure> = None;
     while !inner.interrupts.is_stopped() {
         let free_bytes = || inner.ballast.free_bytes();
@@ -92,6 +93,10 @@ fn run_sealer(inner: &Inner) {
             failure = failed.then(|| Failure { at: Instant::now(), free_bytes: free_bytes() });
         }
         inner.reap();
+        if Instant::now() >= rank_at {
+            inner.tables.rank_ahead();
+            rank_at = Instant::now() + TICK;
+        }
         if Instant::now() >= retention_at {
             inner.enforce_retention();
             if inner.unavailable.lock().is_none() {

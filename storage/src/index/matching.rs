@@ -285,7 +285,7 @@ impl PatternCache {
     }
 }
 
-/// Gives `sink` the names of the labels of the series of `matched`.
+/// Gives `sink` the names of the labels of the series of `matched`, with their numbers.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -293,7 +293,7 @@ pub fn label_names(
     reader: &dyn IndexReader,
     matched: &Postings,
     cx: &dyn QueryContext,
-    sink: &mut dyn FnMut(&str),
+    sink: &mut dyn FnMut(u32, &str),
 ) -> Result<(), StorageError> {
     let everything = matched.len() == reader.n_series();
     let mut n_seen = 0u32;
@@ -303,13 +303,13 @@ pub fn label_names(
             cx.check()?;
         }
         if everything || reader.postings_of_name(number)?.intersects(matched) {
-            sink(text);
+            sink(number, text);
         }
         Ok(())
     })
 }
 
-/// Gives `sink` the values of the label `name` of the series of `matched`.
+/// Gives `sink` the values of the label `name` of the series of `matched`, with their numbers.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -318,7 +318,7 @@ pub fn label_values(
     name: &str,
     matched: &Postings,
     cx: &dyn QueryContext,
-    sink: &mut dyn FnMut(&str),
+    sink: &mut dyn FnMut(u32, &str),
 ) -> Result<(), StorageError> {
     let Some(name) = reader.symbol(name)? else { return Ok(()) };
     let everything = matched.len() == reader.n_series();
@@ -332,7 +332,7 @@ pub fn label_values(
             cx.check()?;
         }
         if everything || reader.postings(name, &[number])?.intersects(matched) {
-            sink(text);
+            sink(number, text);
         }
         Ok(())
     })

@@ -168,12 +168,12 @@ proptest! {
                 prop_assert_eq!(&resolve(&index, matchers, &cx).unwrap(), &expected, "{:?}", matchers);
             }
             let mut names = BTreeSet::new();
-            label_names(&index, &expected, &cx, &mut |name| { names.insert(name.to_owned()); }).unwrap();
+            label_names(&index, &expected, &cx, &mut |_, name| { names.insert(name.to_owned()); }).unwrap();
             let wanted: BTreeSet<String> = expected
                 .iter().flat_map(|rank| series[rank as usize].iter().map(|(n, _)| n.to_owned())).collect();
             prop_assert_eq!(names, wanted);
             let mut values = BTreeSet::new();
-            label_values(&index, "job", &expected, &cx, &mut |value| { values.insert(value.to_owned()); }).unwrap();
+            label_values(&index, "job", &expected, &cx, &mut |_, value| { values.insert(value.to_owned()); }).unwrap();
             let wanted: BTreeSet<String> =
                 expected.iter().filter_map(|rank| series[rank as usize].get("job").map(str::to_owned)).collect();
             prop_assert_eq!(&values, &wanted);
@@ -260,7 +260,7 @@ proptest! {
             }
         }
         let _ = index.visit_series(&Postings::all(summary.n_series), &cx, &mut |_, _| Ok(()));
-        let _ = label_names(&index, &Postings::all(summary.n_series), &cx, &mut |_| {});
+        let _ = label_names(&index, &Postings::all(summary.n_series), &cx, &mut |_, _| {});
     }
 }
 

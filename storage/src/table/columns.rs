@@ -149,6 +149,15 @@ impl Columns {
         }
     }
 
+    /// The last time of a stretch.
+    pub fn last_time(&self, position: Position) -> Option<i64> {
+        let last = (position.first as usize + usize::from(position.count)).checked_sub(1)?;
+        match &self.columns.get(position.column as usize)?.times {
+            Times::Shared(times) => times.get(last).copied(),
+            Times::Private(deltas) => deltas.iter().nth(last),
+        }
+    }
+
     /// Lengthens the stretch of a series by `timestamp`, which is newer than all of it.
     #[inline]
     pub fn append(&mut self, position: &mut Position, timestamp: i64) {

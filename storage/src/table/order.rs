@@ -1,18 +1,23 @@
 //! Series of a table in block order: metric name, then all labels as bytes.
 //!
-//! Sorting a million label sets takes a third of a second, so the order of the last sealed table is
-//! kept: the series of the next one are mostly the same, and only the others are sorted and merged in.
+//! Sorting a million label sets takes a third of a second, so the order of one table is kept: the series of the next
+//! one are mostly the same, and only the others are sorted and merged in. It is found when a table is sealed, and
+//! ahead of queries once the series of an open one have come.
 
 use super::numbers::NumberMap;
 use super::open::Table;
 use super::registry::Registry;
 use chronolith_model::append::SeriesRef;
 use chronolith_model::labels::METRIC_NAME;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 type Map<V> = NumberMap<u32, V>;
 
-/// Positions in block order of the series of the last sealed table, by slot.
+/// As long as only one in so many series has no known place, the others are merged in.
+const FEW: usize = 16;
+
+/// Positions in block order of the series of a table, by slot.
 #[derive(Default)]
 pub struct Ranks {
     /// Generation (0 without a position) and position.
@@ -23,6 +28,21 @@ impl Ranks {
     fn get(&self, series: SeriesRef) -> Option<u32> {
         let (generation, rank) = *self.by_slot.get(series.slot as usize)?;
         (generation == series.generation).then_some(rank)
+    }
+
+    /// Those of sorted series.
+    fn of(sorted: &[Unsorted]) -> Self {
+        let n_slots = sorted.iter().map(|one| one.series.slot as usize + 1).max().unwrap_or(0);
+        let mut by_slot = vec![(0, 0); n_slots];
+        for (rank, one) in sorted.iter().enumerate() {
+            by_slot[one.series.slot as usize] = (one.series.generation, rank as u32);
+        }
+        Self { by_slot }
+    }
+
+    /// How many series have a place.
+    pub(super) fn len(&self) -> usize {
+        self.by_slot.iter().filter(|(generation, _)| *generation != 0).count()
     }
 }
 
@@ -55,7 +75,7 @@ pub fn sort(registry: &Registry, ranks: &Ranks, series: Vec<Unsorted>) -> Vec<Un
     if unknown.is_empty() {
         return known;
     }
-    if known.len() / 16 < unknown.len() {
+    if known.len() / FEW < unknown.len() {
         let all: Vec<Unsorted> = known.into_iter().chain(unknown).collect();
         return sort_by_labels(registry, all);
     }
@@ -95,7 +115,7 @@ fn merge(registry: &Registry, known: Vec<Unsorted>, new: Vec<Unsorted>) -> Vec<U
     let mut from = 0;
     for one in new {
         let labels = LabelTexts::of(registry, one.series);
-        let before = |other: &Unsorted| LabelTexts::of(registry, other.series) < labels;
+        let before = |other: &Unsorted| labels.compare(registry, other.series).is_gt();
         let at = from + known[from..].partition_point(before);
         all.extend_from_slice(&known[from..at]);
         all.push(one);
@@ -105,8 +125,7 @@ fn merge(registry: &Registry, known: Vec<Unsorted>, new: Vec<Unsorted>) -> Vec<U
     all
 }
 
-/// Labels as text, ordered as blocks are.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// Labels as text.
 struct LabelTexts {
     metric_name: String,
     labels: Vec<(String, String)>,
@@ -123,6 +142,18 @@ impl LabelTexts {
         let name = labels.iter().find(|(name, _)| name == METRIC_NAME);
         let metric_name = name.map_or_else(String::new, |(_, value)| value.clone());
         Self { metric_name, labels }
+    }
+
+    /// Where these labels are beside those of a series, as blocks are ordered.
+    fn compare(&self, registry: &Registry, series: SeriesRef) -> Ordering {
+        let (shard_index, slot) = registry.split(series.slot);
+        let shard = registry.shards[shard_index].read();
+        let interner = registry.interner.read();
+        let others =
+            || shard.labels(slot).map(|(name, value)| (interner.resolve(name), interner.resolve(value)));
+        let metric_name = others().find(|(name, _)| *name == METRIC_NAME).map_or("", |(_, value)| value);
+        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        (*self.metric_name).cmp(metric_name).then_with(|| labels.cmp(others()))
     }
 }
 
@@ -161,6 +192,56 @@ pub(super) fn of_table(table: &Table, ranks: &arc_swap::ArcSwap<Ranks>) -> Arc<V
     if let Some(order) = table.order.get() {
         return Arc::clone(order);
     }
+    let sorted = sort(&table.registry, &ranks.load(), all_series(table));
+    keep(&sorted, ranks);
+    let order: Arc<Vec<(u32, u32)>> = Arc::new(sorted.iter().map(|one| (one.shard, one.ordinal)).collect());
+    Arc::clone(table.order.get_or_init(|| order))
+}
+
+/// Makes the places of sorted series the known ones. A table of late samples knows few series; the order of more is
+/// worth more.
+fn keep(sorted: &[Unsorted], ranks: &arc_swap::ArcSwap<Ranks>) {
+    if sorted.len() * 2 >= ranks.load().len() {
+        ranks.store(Arc::new(Ranks::of(sorted)));
+    }
+}
+
+/// What was seen of the open table with most series, to find their order once they have come.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    /// Number of the table, `None` before the first.
+    table: Option<u64>,
+    /// Its series at the last look.
+    n_series: usize,
+    /// Its series when their places were last looked up.
+    n_ranked: usize,
+}
+
+/// Finds the order of the series of an open table before a query needs it: once few have come since the last look, and
+/// the places of more than few are not known. Called each second or so.
+pub(super) fn rank_ahead(table: &Table, watched: &mut Watched, ranks: &arc_swap::ArcSwap<Ranks>) {
+    let n_series = table.n_series();
+    if watched.table != Some(table.number) {
+        // After a start the series have come with the log.
+        let n_before = if watched.table.is_none() { n_series } else { 0 };
+        *watched = Watched { table: Some(table.number), n_series: n_before, n_ranked: 0 };
+    }
+    let n_come = n_series.saturating_sub(std::mem::replace(&mut watched.n_series, n_series));
+    let is_few = |n: usize| n * FEW <= n_series;
+    if !is_few(n_come) || is_few(n_series - watched.n_ranked) {
+        return;
+    }
+    watched.n_ranked = n_series;
+    let known = ranks.load();
+    let series = all_series(table);
+    let n_unknown = series.iter().filter(|one| known.get(one.series).is_none()).count();
+    if !is_few(n_unknown) {
+        keep(&sort(&table.registry, &known, series), ranks);
+    }
+}
+
+/// All series of a table, in no order.
+fn all_series(table: &Table) -> Vec<Unsorted> {
     let registry = &table.registry;
     let mut series = Vec::with_capacity(table.n_series());
     for (shard_index, shard) in table.shards.iter().enumerate() {
@@ -171,17 +252,5 @@ pub(super) fn of_table(table: &Table, ranks: &arc_swap::ArcSwap<Ranks>) -> Arc<V
             series.push(Unsorted { shard, ordinal, series: series_ref, index });
         }
     }
-    let sorted = sort(registry, &ranks.load(), series);
-    let n_slots = sorted.iter().map(|one| one.series.slot as usize + 1).max().unwrap_or(0);
-    let mut by_slot = vec![(0, 0); n_slots];
-    for (rank, one) in sorted.iter().enumerate() {
-        by_slot[one.series.slot as usize] = (one.series.generation, rank as u32);
-    }
-    // A table of late samples knows few series; the order of more is worth more.
-    let n_known = ranks.load().by_slot.iter().filter(|(generation, _)| *generation != 0).count();
-    if sorted.len() * 2 >= n_known {
-        ranks.store(Arc::new(Ranks { by_slot }));
-    }
-    let order: Arc<Vec<(u32, u32)>> = Arc::new(sorted.iter().map(|one| (one.shard, one.ordinal)).collect());
-    Arc::clone(table.order.get_or_init(|| order))
+    series
 }

@@ -5,14 +5,19 @@
 
 use super::columns::CopiedColumns;
 use super::index::ShardIndex;
+use super::numbers::NumberMap;
 use super::open::Table;
 use super::order::{Ranks, Unsorted, sort};
-use super::runs::{Wanted, append_runs};
+use super::runs::{Wanted, append_runs, last_float};
 use super::shard::{SeriesCopy, TableShard};
 use super::{TableSet, registry::RegistryShard};
 use crate::error::StorageError;
 use crate::index::{Postings, matching, resolve};
-use crate::part::{ExemplarSink, KeptNames, Part, PartRead, PartSelect, PartSeries, Precedence, RunBuffer};
+use crate::part::{
+    ExemplarSink, KeptNames, KnownColumns, LastFloat, Part, PartRead, PartSelect, PartSeries, Precedence,
+    RunBuffer,
+};
+use crate::query_symbols::to_symbols;
 use chronolith_model::Matcher;
 use chronolith_model::append::{Exemplar, Metadata};
 use chronolith_model::queryable::{Estimate, QueryContext, Stop};
@@ -169,7 +174,7 @@ impl Part for TablePart {
             charged += size_bytes;
             Ok(())
         })?;
-        let labels = self.query_symbols(&labels, cx);
+        let labels = self.query_symbols(&labels, cx)?;
         let order = sort(&self.table.registry, &self.ranks, unsorted);
         let series = order
             .iter()
@@ -188,10 +193,11 @@ impl Part for TablePart {
         cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
+        let mut seen = Seen::default();
         self.matching(select, cx, |view, postings| {
             let interner = self.table.registry.interner.read();
             let index = ShardIndex { index: view.shard.index(), interner: &interner };
-            matching::label_names(&index, postings, cx, sink)
+            matching::label_names(&index, postings, cx, &mut seen.once(sink))
         })
     }
 
@@ -202,10 +208,11 @@ impl Part for TablePart {
         cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
+        let mut seen = Seen::default();
         self.matching(select, cx, |view, postings| {
             let interner = self.table.registry.interner.read();
             let index = ShardIndex { index: view.shard.index(), interner: &interner };
-            matching::label_values(&index, name, postings, cx, sink)
+            matching::label_values(&index, name, postings, cx, &mut seen.once(sink))
         })
     }
 
@@ -252,13 +259,31 @@ impl Part for TablePart {
 
 impl TablePart {
     /// Numbers of the interner as symbols of the query, each string looked up once.
-    fn query_symbols(&self, labels: &[(u32, u32)], cx: &dyn QueryContext) -> Vec<(Symbol, Symbol)> {
-        let mut known: HashMap<u32, Symbol, Xxh3DefaultBuilder> = HashMap::default();
+    fn query_symbols(
+        &self,
+        labels: &[(u32, u32)],
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<(Symbol, Symbol)>, StorageError> {
         let interner = self.table.registry.interner.read();
-        let mut symbol = |number: u32| {
-            *known.entry(number).or_insert_with(|| cx.symbols().intern(interner.resolve(number)))
-        };
-        labels.iter().map(|&(name, value)| (symbol(name), symbol(value))).collect()
+        to_symbols(labels, interner.n_numbers(), cx, |used, symbols| {
+            cx.symbols().intern_all(used.iter().map(|&number| interner.resolve(number)), symbols);
+            Ok(())
+        })
+    }
+}
+
+/// Strings that have been found in a shard: most are in all of them, under the same number.
+#[derive(Default)]
+struct Seen(NumberMap<u32, ()>);
+
+impl Seen {
+    /// Gives `sink` what is found for the first time.
+    fn once(&mut self, sink: &mut dyn FnMut(&str)) -> impl FnMut(u32, &str) {
+        |number, text| {
+            if self.0.insert(number, ()).is_none() {
+                sink(text);
+            }
+        }
     }
 }
 
@@ -337,6 +362,26 @@ impl PartSeries for TableSeries {
             charged.size_bytes -= columns.charged_bytes() - copied_bytes;
         }
         Ok(())
+    }
+
+    fn last_floats(
+        &self,
+        range: Range<u32>,
+        read: &PartRead,
+        _known: &mut KnownColumns,
+        out: &mut Vec<Option<LastFloat>>,
+        cx: &dyn QueryContext,
+    ) -> Result<bool, StorageError> {
+        cx.check()?;
+        let mut values = Vec::new();
+        for one in &self.series[range.start as usize..range.end as usize] {
+            let shard = self.table.shards[one.shard as usize].read();
+            match last_float(one.copy.held(), &shard, (read.mint, read.maxt), &mut values) {
+                Some(last) => out.push(last),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     fn partitions(&self) -> Vec<Range<u32>> {

@@ -7,9 +7,10 @@ use crate::chunk::histogram::same_layout;
 use crate::chunk::open::OpenChunk;
 use crate::log::histogram as histogram_bytes;
 use crate::lookups;
-use crate::part::{ColumnSlice, Run, RunBuffer, RunValues};
+use crate::part::{ColumnSlice, LastFloat, Run, RunBuffer, RunValues};
 use chronolith_model::histogram::Histogram;
 use chronolith_model::queryable::{Lookups, Stop};
+use chronolith_model::sample::is_stale;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -90,20 +91,32 @@ fn append_chunks(
                 // Nobody shares them, and they have just been decoded.
                 Cow::Owned(times) => ColumnSlice::private(times),
             };
-            let run = Run {
-                series: wanted.series,
-                times,
-                values: RunValues::Floats(out.values.len()..out.values.len() + positions.len()),
-                start_timestamps: None,
-                first_of_chunk: true,
+            let values = match chunk.constant() {
+                Some(value) => RunValues::Constant(value),
+                None => {
+                    let start = out.values.len();
+                    chunk.decode_at(shard.arena(), &positions, &mut out.values);
+                    RunValues::Floats(start..out.values.len())
+                }
             };
-            chunk.decode_at(shard.arena(), &positions, &mut out.values);
+            let run =
+                Run { series: wanted.series, times, values, start_timestamps: None, first_of_chunk: true };
             run.pick(&positions, &mut out.runs);
             continue;
         }
-        (wanted.charge)(chunk.len() * 8)?;
         let column = columns.get(shard_index, shard.columns(), position, wanted.charge)?;
         let slice = ColumnSlice { column, first: position.first, count: position.count.into() };
+        if let Some(value) = chunk.constant() {
+            out.runs.push(Run {
+                series: wanted.series,
+                times: slice,
+                values: RunValues::Constant(value),
+                start_timestamps: None,
+                first_of_chunk: out.runs.len() == first_run,
+            });
+            continue;
+        }
+        (wanted.charge)(chunk.len() * 8)?;
         let start = out.values.len();
         chunk.decode(shard.arena(), &mut out.values);
         let values = start..out.values.len();
@@ -130,6 +143,46 @@ fn append_chunks(
         }
     }
     Ok(())
+}
+
+/// The last float of a series in a range of time, if there is one. `None` if that takes more than a look: where there are
+/// late samples or histograms. `values` is any buffer.
+pub fn last_float(
+    held: Held<'_>,
+    shard: &TableShard,
+    (mint, maxt): (i64, i64),
+    values: &mut Vec<f64>,
+) -> Option<Option<LastFloat>> {
+    let closed = match held.extra {
+        None => &[][..],
+        Some(extra) if extra.late.is_empty() && extra.histograms.is_empty() => &extra.closed,
+        Some(_) => return None,
+    };
+    let newest_first = std::iter::once(&held.open).chain(closed.iter().rev());
+    for (chunk, position) in newest_first.filter(|(chunk, _)| !chunk.is_empty()) {
+        let columns = shard.columns();
+        let found = match columns.last_time(*position).filter(|&last| last <= maxt) {
+            Some(last) => Some((chunk.len() - 1, last)),
+            None => {
+                let times = columns.times(*position);
+                times.partition_point(|&time| time <= maxt).checked_sub(1).map(|at| (at, times[at]))
+            }
+        };
+        let Some((at, time)) = found else { continue };
+        if time < mint {
+            return Some(None);
+        }
+        let value = match chunk.constant().or_else(|| chunk.last().filter(|_| at + 1 == chunk.len())) {
+            Some(value) => value,
+            None => {
+                values.clear();
+                chunk.decode_at(shard.arena(), &[at as u32], values);
+                values[0]
+            }
+        };
+        return Some(Some(LastFloat { time, is_stale: is_stale(value) }));
+    }
+    Some(None)
 }
 
 fn extend(run: &mut Run, slice: &ColumnSlice, values: &Range<usize>) -> bool {

@@ -2,6 +2,7 @@
 //! opened when a sample needs them and frozen by size, age, idleness or on demand.
 
 use super::open::{MetadataMap, Table, add_metadata};
+use super::order::rank_ahead;
 use super::{TableSet, TableStats};
 use crate::error::{AppendError, StorageError, error_chain};
 use crate::log::frame::FileHeader;
@@ -419,6 +420,14 @@ impl TableSet {
     }
 
     /// Open and frozen tables.
+    /// Finds the block order of series that have come since the last call. To be called each second or so.
+    pub fn rank_ahead(&self) {
+        let tables = self.tables.load();
+        if let Some(table) = tables.open.iter().flatten().max_by_key(|table| table.n_series()) {
+            rank_ahead(table, &mut self.watched.lock(), &self.ranks);
+        }
+    }
+
     pub(super) fn all_tables(&self) -> Vec<Arc<Table>> {
         let tables = self.tables.load();
         tables.frozen.iter().chain(tables.open.iter().flatten()).cloned().collect()

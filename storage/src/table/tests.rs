@@ -372,6 +372,81 @@ fn matchers_select_from_tables_and_labels_are_listed() {
 }
 
 #[test]
+fn the_order_of_series_is_known_before_a_query_needs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = open(dir.path());
+    let add = |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            // In no order, and a metric name that is not the first label.
+            let (name, zone) = (number * 7919 % 31, number * 31 % 97);
+            let text = format!("A=zone-{zone},__name__=metric_{name},job=job-{number}");
+            append(&set, &labels(&text), &[float(1, f64::from(number))]).unwrap();
+        }
+    };
+    // That what is read is in order is checked by the reader.
+    let check = |n_series: usize, n_ranked: usize| {
+        assert_eq!(contents(&set).len(), n_series);
+        assert_eq!(set.ranks.load().len(), n_ranked);
+    };
+    add(0..200);
+    check(200, 0);
+    set.rank_ahead();
+    check(200, 200);
+    add(200..210);
+    set.rank_ahead();
+    check(210, 200);
+    add(210..400);
+    // They are still coming.
+    set.rank_ahead();
+    check(400, 200);
+    set.rank_ahead();
+    check(400, 400);
+}
+
+#[test]
+fn the_last_float_is_found_without_reading_the_series() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = open(dir.path());
+    let floats = |count: i64, step: i64, value: fn(i64) -> f64| -> Vec<(i64, Datum, i64)> {
+        (0..count).map(|n| float(n * step, value(n))).collect()
+    };
+    let marker = |n| if n < 300 { 1.0 } else { stale_nan() };
+    append(&set, &labels("__name__=constant"), &floats(600, 1, |_| 2.0)).unwrap();
+    append(&set, &labels("__name__=changing"), &floats(600, 1, |n| n as f64 / 3.0)).unwrap();
+    append(&set, &labels("__name__=ended"), &floats(301, 1, marker)).unwrap();
+    append(&set, &labels("__name__=resumed"), &floats(600, 1, |n| if n == 480 { stale_nan() } else { 1.0 }))
+        .unwrap();
+    for time in floats(40, 7, |n| n as f64) {
+        append(&set, &labels("__name__=alone"), &[time]).unwrap();
+    }
+    let part = set.pins().remove(0);
+    let cx = Unlimited::default();
+    let last = |mint, maxt| {
+        let (matchers, labels) = (&[][..], Projection::All);
+        let series = part.select(&PartSelect { matchers, mint: 0, maxt: 999, labels }, &cx).unwrap();
+        let (lookups, values, histograms) = (None, false, HistogramNeed::Full);
+        let read = PartRead { mint, maxt, lookups, values, histograms, start_timestamps: false };
+        let mut found = Vec::new();
+        let known = &mut crate::part::KnownColumns::default();
+        let is_known = series.last_floats(0..series.len(), &read, known, &mut found, &cx).unwrap();
+        let mut runs = RunBuffer::default();
+        series.read(0..series.len(), &read, &mut runs, &cx).unwrap();
+        let mut expected = Vec::new();
+        assert_eq!(is_known, runs.last_floats(series.len() as usize, (mint, maxt), &mut expected));
+        (is_known, found, expected)
+    };
+    for range in
+        [(0, 999), (0, 599), (0, 598), (0, 480), (0, 479), (0, 300), (200, 299), (301, 400), (600, 900)]
+    {
+        let (is_known, found, expected) = last(range.0, range.1);
+        assert!(is_known);
+        assert_eq!(found, expected, "{range:?}");
+    }
+    append(&set, &labels("__name__=histogram"), &[(1, Datum::Histogram(1), 0)]).unwrap();
+    assert!(!last(0, 999).0);
+}
+
+#[test]
 fn the_histogram_before_the_range_comes_too_if_nothing_lies_between() {
     let dir = tempfile::tempdir().unwrap();
     let set = open(dir.path());

@@ -24,6 +24,11 @@ impl Interner {
         Self { seed, numbers: HashTable::new(), strings: Vec::new(), free: Vec::new(), size_bytes: 0 }
     }
 
+    /// Numbers are below this.
+    pub fn n_numbers(&self) -> u32 {
+        self.strings.len() as u32
+    }
+
     /// The number of `text`, with one use more.
     ///
     /// # Panics
