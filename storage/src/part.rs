@@ -129,6 +129,11 @@ pub trait Part: Send + Sync {
         Ok(None)
     }
 
+    /// How far a part has grown that takes in series and loses none: as long as that is the same, it has the same ones.
+    fn grown(&self) -> Option<Grown> {
+        None
+    }
+
     /// False if every value that any series has for `label` (every label name, without one) is known: a look-up
     /// has nothing to add then, whatever its range. True where that is not cheap to tell.
     ///
@@ -277,6 +282,15 @@ impl ColumnSlice {
         assert!(from + count <= self.count);
         Self { column: Arc::clone(&self.column), first: self.first + from, count }
     }
+}
+
+/// A table and how many series it has. Numbers of tables are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grown {
+    /// Which table.
+    pub table: u64,
+    /// Its series.
+    pub n_series: usize,
 }
 
 /// The last float of a series in a range of time.

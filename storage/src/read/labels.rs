@@ -89,11 +89,27 @@ impl Collector<'_, '_> {
         if !written.is_empty() {
             self.add_written(&written, blocks, lists)?;
         }
-        others.into_iter().try_for_each(
-            |part| {
-                if self.has_more(part, lists)? { self.add(part) } else { Ok(()) }
-            },
-        )
+        for part in others {
+            // Before it is asked: what comes meanwhile is asked for the next time.
+            let grown = part.grown();
+            let is_listed = |list: &Arc<List>| grown.is_some_and(|grown| list.has_all_of_table(grown));
+            if self.listed.as_ref().is_some_and(is_listed) || !self.has_more(part, lists)? {
+                continue;
+            }
+            self.add(part)?;
+            if let Some((list, grown)) = self.listed.as_ref().zip(grown)
+                && self.is_list(list)
+            {
+                list.add_table(grown);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the union is this list, of which it began: then what was added to it since has nothing else, which holds for
+    /// all of it unless a limit cut it.
+    fn is_list(&self, list: &List) -> bool {
+        self.strings.sorted.len() == list.strings.len() && self.strings.sorted.len() < self.strings.most
     }
 
     /// Whether a part may have strings that are not known yet. What it has over all its time says so for less than
@@ -110,11 +126,10 @@ impl Collector<'_, '_> {
             return Ok(false);
         }
         let has_more = self.has_more_than_union(part, &query, block, lists)?;
-        // As long as the union is the list: it may know a string from another part, and behind the limit it tells nothing.
+        // Otherwise the union may know a string from another part.
         if let Some((list, block)) = listed.zip(block)
             && !has_more
-            && self.strings.sorted.len() == list.strings.len()
-            && self.strings.sorted.len() < self.strings.most
+            && self.is_list(&list)
         {
             list.add_within(block);
         }

@@ -8,6 +8,7 @@
 use super::labels::Wanted;
 use crate::index::matching::write_key;
 use crate::kv::keys::BlockId;
+use crate::part::Grown;
 use chronolith_model::Matcher;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -50,9 +51,11 @@ pub(super) struct List {
     pub(super) strings: Box<[Box<str>]>,
     /// Other blocks that have no string beside these, whatever the time: as true as the list is.
     within: Mutex<Vec<BlockId>>,
+    /// Tables that had none when they had grown so far.
+    tables: Mutex<Vec<Grown>>,
 }
 
-/// Blocks that a list remembers.
+/// Blocks and tables that a list remembers, each.
 const MAX_WITHIN: usize = 64;
 
 impl List {
@@ -68,6 +71,21 @@ impl List {
             within.clear();
         }
         within.push(block);
+    }
+
+    /// Whether a table is known to have no other string.
+    pub(super) fn has_all_of_table(&self, grown: Grown) -> bool {
+        self.tables.lock().contains(&grown)
+    }
+
+    /// Remembers that a table had no other string before it had grown so far.
+    pub(super) fn add_table(&self, grown: Grown) {
+        let mut tables = self.tables.lock();
+        tables.retain(|known| known.table != grown.table);
+        if tables.len() == MAX_WITHIN {
+            tables.clear();
+        }
+        tables.push(grown);
     }
 }
 
@@ -102,7 +120,8 @@ impl Lists {
         if size_bytes > LISTS_BYTES / 4 {
             return;
         }
-        let list = Arc::new(List { strings: strings.into(), within: Mutex::default() });
+        let list =
+            Arc::new(List { strings: strings.into(), within: Mutex::default(), tables: Mutex::default() });
         let mut kept = self.kept.lock();
         if kept.size_bytes + size_bytes > LISTS_BYTES {
             *kept = Kept::default();

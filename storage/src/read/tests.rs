@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::kv::keys::BlockId;
-use crate::part::{ColumnSlice, ExemplarSink, PartRead, PartSeries, Precedence, Run, RunBuffer, RunValues};
+use crate::part::{
+    ColumnSlice, ExemplarSink, Grown, PartRead, PartSeries, Precedence, Run, RunBuffer, RunValues,
+};
 use chronolith_model::histogram::{CounterResetHint, FloatHistogram, Histogram, IntHistogram, Span};
 use chronolith_model::labels::block_order;
 use chronolith_model::queryable::{
@@ -43,6 +45,8 @@ struct MemoryPart {
     exemplars: Vec<(Labels, Vec<Exemplar>)>,
     /// It never changes, and its names are known as those of a block are.
     block: Option<BlockId>,
+    /// It is a table that has grown so far.
+    grown: Option<Grown>,
     /// Look-ups of names that went through the series.
     n_walks: Arc<AtomicUsize>,
     /// How often it was asked whether it has more names.
@@ -58,6 +62,7 @@ impl MemoryPart {
             run_length,
             exemplars: Vec::new(),
             block: None,
+            grown: None,
             n_walks: Arc::default(),
             n_asked: Arc::default(),
         }
@@ -107,6 +112,10 @@ impl Part for MemoryPart {
             })
             .collect();
         Ok(Box::new(MemorySeries { series, run_length: self.run_length }))
+    }
+
+    fn grown(&self) -> Option<Grown> {
+        self.grown
     }
 
     fn written_as(
@@ -511,6 +520,40 @@ fn a_block_that_has_no_other_names_is_asked_once_and_a_limit_tells_nothing_of_wh
     let again = block(4, "c", [30, 40]);
     assert_eq!(names(&[&whole, &other, &again], 0), ["__name__", "b", "c"]);
     assert_eq!(names(&[&whole, &again], 0), ["__name__", "b", "c"]);
+}
+
+#[test]
+fn a_table_is_asked_again_once_it_has_grown() {
+    let part = |id, block: Option<u64>, n_series, series: &[(&str, i64)]| {
+        let series = series.iter().map(|&(name, time)| float_series(name, "x", &[time]));
+        let grown = block.is_none().then_some(Grown { table: id, n_series });
+        MemoryPart { block: block.map(BlockId), grown, ..MemoryPart::new(id, series.collect(), 100) }
+    };
+    let cx = Unlimited::default();
+    let lists = Arc::<Lists>::default();
+    let names = |parts: &[&MemoryPart], limit| {
+        let parts: Vec<MemoryPart> = parts.iter().map(|&part| part.clone()).collect();
+        let query = LabelQuery { matcher_sets: &[], mint: 0, maxt: 30, limit };
+        let bounds = Bounds { lists: Arc::clone(&lists), ..Bounds::default() };
+        snapshot(shared(&parts), bounds).label_values("__name__", &query, &cx).unwrap()
+    };
+    let block = part(1, Some(1), 0, &[("a", 10), ("b", 20)]);
+    let table = part(2, None, 1, &[("b", 25)]);
+    let n_walks = |part: &MemoryPart| part.n_walks.load(Ordering::Relaxed);
+    for _ in 0..4 {
+        assert_eq!(names(&[&block, &table], 0), ["a", "b"]);
+    }
+    // Once when the list was made, and once beside the list.
+    assert_eq!(n_walks(&table), 2);
+    let grown = part(2, None, 2, &[("b", 25), ("c", 25)]);
+    for n in 1..4 {
+        assert_eq!(names(&[&block, &grown], 0), ["a", "b", "c"]);
+        assert_eq!(n_walks(&grown), n, "what it adds is asked for each time");
+    }
+    // A limit cuts strings off that nobody has looked at.
+    let other = part(3, None, 1, &[("c", 25)]);
+    assert_eq!(names(&[&block, &other], 1), ["a", "b"]);
+    assert_eq!(names(&[&block, &other], 0), ["a", "b", "c"]);
 }
 
 #[test]

@@ -5,7 +5,6 @@
 
 use super::columns::CopiedColumns;
 use super::index::ShardIndex;
-use super::numbers::NumberMap;
 use super::open::Table;
 use super::order::{Ranks, Unsorted, sort};
 use super::runs::{Wanted, append_runs, last_float};
@@ -14,8 +13,8 @@ use super::{TableSet, registry::RegistryShard};
 use crate::error::StorageError;
 use crate::index::{Postings, matching, resolve};
 use crate::part::{
-    ExemplarSink, KeptNames, KnownColumns, LastFloat, Part, PartRead, PartSelect, PartSeries, Precedence,
-    RunBuffer,
+    ExemplarSink, Grown, KeptNames, KnownColumns, LastFloat, Part, PartRead, PartSelect, PartSeries,
+    Precedence, RunBuffer,
 };
 use crate::query_symbols::to_symbols;
 use chronolith_model::Matcher;
@@ -187,6 +186,10 @@ impl Part for TablePart {
         }))
     }
 
+    fn grown(&self) -> Option<Grown> {
+        Some(Grown { table: self.table.number, n_series: self.table.n_series() })
+    }
+
     fn label_names(
         &self,
         select: &PartSelect<'_>,
@@ -273,14 +276,20 @@ impl TablePart {
 }
 
 /// Strings that have been found in a shard: most are in all of them, under the same number.
+// A bit for each number: they are dense, and so many that hashing them was most of a look-up.
 #[derive(Default)]
-struct Seen(NumberMap<u32, ()>);
+struct Seen(Vec<u64>);
 
 impl Seen {
     /// Gives `sink` what is found for the first time.
     fn once(&mut self, sink: &mut dyn FnMut(&str)) -> impl FnMut(u32, &str) {
         |number, text| {
-            if self.0.insert(number, ()).is_none() {
+            let (word, bit) = (number as usize / 64, 1 << (number % 64));
+            if self.0.len() <= word {
+                self.0.resize(word + 1, 0);
+            }
+            if self.0[word] & bit == 0 {
+                self.0[word] |= bit;
                 sink(text);
             }
         }
