@@ -212,7 +212,7 @@ impl BlockIndex {
     ///
     /// Series that lie side by side differ in labels of many values, so the labels of the first ones
     /// tell most of the values. Of the others it is proven that they are none: if they are many by
-    /// counting, as the series of the known values may be all, else by their own lists.
+    /// counting, as the series of the known values may be all that have the label, else by their own lists.
     ///
     /// # Errors
     /// As [`BlockIndex::visit_series`].
@@ -231,14 +231,17 @@ impl BlockIndex {
         let others: Vec<u32> =
             values.subtract(&Postings::from_sorted(known.iter().copied())).iter().collect();
         if known.len() < others.len() {
-            let mut n_series = 0;
-            self.visit_lists(name, &known, &mut |value, list| {
-                cx.check()?;
-                let counted = matched.count_in_stored(list, self.n_series);
-                n_series += counted.map_err(|error| self.undecodable(name, value, &error))?;
-                Ok(())
-            })?;
-            if n_series == matched.len() {
+            let count = |values: &[u32]| {
+                let mut n_series = 0;
+                self.visit_lists(name, values, &mut |value, list| {
+                    cx.check()?;
+                    let counted = matched.count_in_stored(list, self.n_series);
+                    n_series += counted.map_err(|error| self.undecodable(name, value, &error))?;
+                    Ok(())
+                })?;
+                Ok::<_, StorageError>(n_series)
+            };
+            if count(&known)? == count(&[ANY_VALUE])? {
                 return Ok(known);
             }
         }

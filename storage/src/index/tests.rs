@@ -126,7 +126,7 @@ fn naive(series: &[Labels], matchers: &[Matcher]) -> Postings {
 /// Few of the many instances are of one job, and the first series tell them: the others are left out by counting,
 /// unless a later series has another one, or none.
 #[test]
-fn values_of_some_series_are_found_without_reading_the_lists_of_all() {
+fn values_of_some_series_are_those_of_their_labels() {
     let labels = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied()).unwrap();
     let of = |metric: usize, job: &str, instance: usize| {
         let (metric, instance) = (format!("metric_{metric}"), format!("host-{instance:02}"));
