@@ -175,7 +175,7 @@ impl Run<'_> {
             }
             server.stop();
         }
-        for (query, runs) in self.queries.iter().zip(&mut runs) {
+        for (query, runs) in self.queries.iter().zip(&runs) {
             if let Some(measured) = Measured::median(runs) {
                 report.add(query, server.kind(), State::FirstRuns, measured);
             }
