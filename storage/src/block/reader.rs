@@ -263,6 +263,31 @@ impl BlockPart {
         Ok(if gone.is_empty() { found } else { Arc::new(found.subtract(gone)) })
     }
 
+    /// The range, if it cuts the block and series that match may have no sample in it.
+    fn cut_range(
+        &self,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Option<(i64, i64)>, StorageError> {
+        let header = &self.shared.header;
+        let is_apart = select.mint > header.maxt || select.maxt < header.mint;
+        if is_apart || select.mint <= header.mint && header.maxt <= select.maxt {
+            return Ok(None);
+        }
+        let all_live = self.all_live(select.matchers, cx)?;
+        Ok((!reaches_over(select, all_live)).then_some((select.mint, select.maxt)))
+    }
+
+    /// When the last of the series that match begins and the first one ends; looked up once.
+    fn all_live(&self, matchers: &[Matcher], cx: &dyn QueryContext) -> Result<(i64, i64), StorageError> {
+        let matched = self.matched(matchers, cx)?;
+        if let Some(&all_live) = matched.all_live.get() {
+            return Ok(all_live);
+        }
+        let all_live = self.shared.index.all_live(&matched.series, cx)?;
+        Ok(*matched.all_live.get_or_init(|| all_live))
+    }
+
     /// Series that match, are not deleted and may have a sample in range.
     fn matching_in_range(
         &self,
@@ -274,20 +299,9 @@ impl BlockPart {
             return Ok(Arc::default());
         }
         let matching = self.matching(select.matchers, cx)?;
-        if select.mint <= header.mint && header.maxt <= select.maxt {
-            return Ok(matching);
-        }
-        let matched = self.matched(select.matchers, cx)?;
-        let all_live = match matched.all_live.get() {
-            Some(&all_live) => all_live,
-            None => {
-                let all_live = self.shared.index.all_live(&matched.series, cx)?;
-                *matched.all_live.get_or_init(|| all_live)
-            }
-        };
-        match reaches_over(select, all_live) {
-            true => Ok(matching),
-            false => self.shared.index.in_range(matching, (select.mint, select.maxt), cx),
+        match self.cut_range(select, cx)? {
+            None => Ok(matching),
+            Some(range) => self.shared.index.in_range(matching, range, cx),
         }
     }
 
@@ -310,6 +324,9 @@ impl BlockPart {
 const fn reaches_over(select: &PartSelect<'_>, (begun, ended): (i64, i64)) -> bool {
     begun <= select.maxt && select.mint <= ended
 }
+
+/// Series whose times are looked at in the time that a posting list takes to be read.
+const SERIES_PER_LIST: u32 = 16;
 
 /// What a float takes with its share of the timestamps, generously: noise that does not compress takes more, what
 /// exporters send takes a tenth.
@@ -410,6 +427,10 @@ impl Part for BlockPart {
         cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
+        let index = &self.shared.index;
+        if let Some(range) = self.cut_range(select, cx)? {
+            return index.names_in_range(&*self.matching(select.matchers, cx)?, range, cx, sink);
+        }
         let matched = self.matching_in_range(select, cx)?;
         if matched.is_empty() {
             return Ok(());
@@ -424,8 +445,17 @@ impl Part for BlockPart {
         cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
-        let matched = self.matching_in_range(select, cx)?;
         let index = &self.shared.index;
+        if let Some(range) = self.cut_range(select, cx)?
+            && let Some(number) = index.symbol(name)?
+        {
+            let matched = self.matching(select.matchers, cx)?;
+            // Otherwise the times of all series cost less than the lists of all values.
+            if index.value_numbers(number)?.len() < matched.len() / SERIES_PER_LIST {
+                return index.values_in_range(number, &matched, range, cx, sink);
+            }
+        }
+        let matched = self.matching_in_range(select, cx)?;
         let Some(number) = index.symbol(name)?.filter(|_| !matched.is_empty()) else { return Ok(()) };
         if matched.len() == index.n_series() {
             return matching::label_values(index, name, &matched, cx, &mut |_, text| sink(text));

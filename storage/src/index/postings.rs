@@ -282,7 +282,7 @@ impl Postings {
     }
 
     /// Calls `visit` with each stretch that is in this set and in the stored one, ascending, while it returns true.
-    fn overlaps_with_stored(
+    pub(super) fn overlaps_with_stored(
         &self,
         bytes: &[u8],
         n_series: u32,

@@ -257,6 +257,73 @@ impl BlockIndex {
         Ok(known)
     }
 
+    /// Whether a series of `matched` that has this value for a label (any, if it is [`ANY_VALUE`]) may have a sample in a range of
+    /// time. Looks at the series one after the other, up to the first: mostly that is the first of all.
+    fn has_in_range(
+        &self,
+        (name, value): (u32, u32),
+        matched: &Postings,
+        range: (i64, i64),
+        cx: &dyn QueryContext,
+    ) -> Result<bool, StorageError> {
+        let mut found = Ok(false);
+        self.visit_lists(name, &[value], &mut |value, list| {
+            let visited = matched.overlaps_with_stored(list, self.n_series, |overlap| {
+                // More at once the longer it takes.
+                let mut start = overlap.start;
+                let mut count = 1;
+                while start < overlap.end && matches!(found, Ok(false)) {
+                    let ranks = start..overlap.end.min(start.saturating_add(count));
+                    (start, count) = (ranks.end, count.saturating_mul(2));
+                    let living = self.in_range(Arc::new(Postings::range(ranks)), range, cx);
+                    found = living.map(|living| !living.is_empty());
+                }
+                matches!(found, Ok(false))
+            });
+            visited.map_err(|error| self.undecodable(name, value, &error))
+        })?;
+        found
+    }
+
+    /// Gives `sink` the names of the labels of those series of `matched` that may have a sample in a range of time.
+    ///
+    /// # Errors
+    /// As [`BlockIndex::visit_series`].
+    pub fn names_in_range(
+        &self,
+        matched: &Postings,
+        range: (i64, i64),
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<(), StorageError> {
+        self.names(&mut |number, text| {
+            if self.has_in_range((number, ANY_VALUE), matched, range, cx)? {
+                sink(text);
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives `sink` the values that those series of `matched` have for a label that may have a sample in a range of time.
+    ///
+    /// # Errors
+    /// As [`BlockIndex::visit_series`].
+    pub fn values_in_range(
+        &self,
+        name: u32,
+        matched: &Postings,
+        range: (i64, i64),
+        cx: &dyn QueryContext,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<(), StorageError> {
+        self.values(name, "", &mut |number, text| {
+            if self.has_in_range((name, number), matched, range, cx)? {
+                sink(text);
+            }
+            Ok(())
+        })
+    }
+
     /// Numbers of the values that series have for a label, by their own labels, ascending.
     fn values_of_series(
         &self,

@@ -190,7 +190,7 @@ proptest! {
     fn series_in_a_range_of_time_are_those_a_filter_finds(
         series in label_sets(), ranks in btree_set(0u32..60, 0..40), mint in -4000i64..4000, length in 0i64..3000,
     ) {
-        let (_, kv, summary) = written(series);
+        let (series, kv, summary) = written(series);
         let uncached = BlockIndex::new(
             Arc::new(kv.clone()), BLOCK, summary.n_series, summary.n_symbols,
             summary.symbol_parts.clone().into(), None,
@@ -204,6 +204,17 @@ proptest! {
             for _ in 0..2 {
                 let found = index.in_range(ranks.clone(), (mint, mint + length), &Unlimited::default()).unwrap();
                 prop_assert_eq!(&*found, &expected);
+                let labels = || expected.iter().flat_map(|rank| series[rank as usize].iter());
+                let (range, cx) = ((mint, mint + length), Unlimited::default());
+                let mut found = BTreeSet::new();
+                index.names_in_range(&ranks, range, &cx, &mut |name| { found.insert(name.to_owned()); }).unwrap();
+                prop_assert_eq!(found, labels().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>());
+                if let Some(job) = index.symbol("job").unwrap() {
+                    let mut found = BTreeSet::new();
+                    index.values_in_range(job, &ranks, range, &cx, &mut |value| { found.insert(value.to_owned()); }).unwrap();
+                    let jobs = labels().filter(|(name, _)| *name == "job").map(|(_, value)| value.to_owned());
+                    prop_assert_eq!(found, jobs.collect::<BTreeSet<_>>());
+                }
             }
         }
     }
