@@ -16,6 +16,7 @@ use axum::http::{Request, header};
 use chronolith_model::queryable::{HistogramNeed, LabelQuery, ReadError, Select, Snapshot, Unlimited};
 use chronolith_model::{METRIC_NAME, Matcher};
 use http_body_util::BodyExt as _;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -26,10 +27,14 @@ const HOUR_MS: i64 = 3_600_000;
 /// The range of range queries, and their step: what dashboards show, so that the memory such answers take is there.
 const RANGE_MS: i64 = 6 * HOUR_MS;
 const STEP_S: i64 = 15;
-/// Metrics with more series in the last hour are not asked for.
+/// More series in the last hour are not asked for.
 const MAX_SERIES: u64 = 128;
+/// The label by which one of a metric's series are told from the others, where all metrics have more series.
+const INSTANCE: &str = "instance";
 /// So many metrics are looked at to find the one.
 const MAX_CANDIDATES: usize = 64;
+/// Of so many with the most series one instance is looked at, if all have more.
+const MAX_LARGE: usize = 8;
 /// All series are counted if all blocks and tables together have no more than so many, a series of several counted in each.
 const MAX_COUNTED: u64 = 1_000_000;
 
@@ -62,12 +67,12 @@ const INSTANT_QUERIES: [&str; 5] = [
 
 /// Requests of a rehearsal over a store that is small enough to count its series.
 #[cfg(test)]
-pub(crate) const N_REQUESTS: usize = RANGE_QUERIES.len() + INSTANT_QUERIES.len() + 4;
+pub(crate) const N_REQUESTS: usize = RANGE_QUERIES.len() + INSTANT_QUERIES.len() + 6;
 
 /// What the store holds that is worth asking for.
 struct Subject {
-    /// A metric.
-    matcher: Matcher,
+    /// A metric, or one instance of it.
+    selector: String,
     /// The newest timestamp.
     maxt: i64,
     /// Whether there are few series enough to count them.
@@ -94,11 +99,16 @@ pub(crate) async fn rehearse(state: &Arc<State>, front: &Front) -> usize {
         if state.is_stopping() {
             break;
         }
-        let request = Request::post(format!("{}{path}", state.settings.route_prefix))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .extension(Rehearsed)
-            .body(Body::from(form))
-            .expect("paths and headers are valid");
+        let uri = format!("{}{path}", state.settings.route_prefix);
+        // Values of labels are asked for by GET alone.
+        let request = match path.ends_with("/values") {
+            true => Request::get(format!("{uri}?{form}")).body(Body::empty()),
+            false => Request::post(uri)
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(Body::from(form)),
+        };
+        let mut request = request.expect("paths and headers are valid");
+        request.extensions_mut().insert(Rehearsed);
         let response = front.answer(request).await;
         let is_well = response.status().is_success();
         let mut body = response.into_body();
@@ -111,14 +121,17 @@ pub(crate) async fn rehearse(state: &Arc<State>, front: &Front) -> usize {
 
 /// Paths and forms.
 fn requests(subject: &Subject) -> Vec<(&'static str, String)> {
-    let Subject { matcher, maxt, is_small } = subject;
-    let selector = format!("{{{matcher}}}");
+    let Subject { selector, maxt, is_small } = subject;
     let time = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
     let (start, end) = (time(maxt.saturating_sub(RANGE_MS)), time(*maxt));
     let range = format!("start={start}&end={end}");
-    let matching = format!("{range}&match[]={}", escaped(&selector));
-    let query = |text: &str| format!("nocache=1&query={}", escaped(&text.replace('M', &selector)));
-    let mut requests = vec![("/api/v1/labels", range.clone()), ("/api/v1/labels", matching.clone())];
+    let matching = format!("{range}&match[]={}", escaped(selector));
+    let query = |text: &str| format!("nocache=1&query={}", escaped(&text.replace('M', selector)));
+    // Ends early, so that it cuts the newest block: that learns over which ranges its lists are whole.
+    let cut = format!("start={start}&end={}", time(maxt.saturating_sub(1)));
+    let mut requests = vec![("/api/v1/labels", cut.clone()), ("/api/v1/labels", matching.clone())];
+    requests.push(("/api/v1/label/__name__/values", cut));
+    requests.push(("/api/v1/label/instance/values", matching.clone()));
     requests.push(("/api/v1/series", matching));
     let ranges = RANGE_QUERIES.map(|text| format!("{range}&step={STEP_S}&{}", query(text)));
     requests.extend(ranges.map(|form| ("/api/v1/query_range", form)));
@@ -149,14 +162,26 @@ fn find_subject(snapshot: &dyn Snapshot) -> Result<Option<Subject>, ReadError> {
             Select { values: false, histograms: HistogramNeed::None, ..Select::whole(matchers, mint, maxt) };
         Ok::<_, ReadError>(snapshot.estimate(&select)?.n_series)
     };
-    let mut best: Option<(u64, Matcher)> = None;
+    let since = maxt.saturating_sub(HOUR_MS);
+    let mut metrics = Vec::with_capacity(MAX_CANDIDATES);
     for name in names.iter().step_by(names.len().div_ceil(MAX_CANDIDATES).max(1)) {
-        let matcher = Matcher::equal(METRIC_NAME, name);
-        let n = n_series(std::slice::from_ref(&matcher), maxt.saturating_sub(HOUR_MS))?;
-        if (1..=MAX_SERIES).contains(&n) && best.as_ref().is_none_or(|(most, _)| *most < n) {
-            best = Some((n, matcher));
+        let matchers = vec![Matcher::equal(METRIC_NAME, name)];
+        metrics.push((n_series(&matchers, since)?, matchers));
+    }
+    let fits = |&(n, _): &(u64, Vec<Matcher>)| (1..=MAX_SERIES).contains(&n);
+    if !metrics.iter().any(fits) {
+        metrics.sort_by_key(|&(n, _)| Reverse(n));
+        metrics.truncate(MAX_LARGE);
+        for (n, matchers) in &mut metrics {
+            let of_metric =
+                LabelQuery { matcher_sets: std::slice::from_ref(matchers), mint: since, maxt, limit: 1 };
+            let instances = snapshot.label_values(INSTANCE, &of_metric, &Unlimited::default())?;
+            matchers.extend(instances.first().map(|instance| Matcher::equal(INSTANCE, instance)));
+            *n = n_series(matchers, since)?;
         }
     }
-    let Some((_, matcher)) = best else { return Ok(None) };
-    Ok(Some(Subject { matcher, maxt, is_small: n_series(&[], i64::MIN)? <= MAX_COUNTED }))
+    let best = metrics.into_iter().filter(fits).max_by_key(|&(n, _)| n);
+    let Some((_, matchers)) = best else { return Ok(None) };
+    let selector = format!("{{{}}}", matchers.iter().map(Matcher::to_string).collect::<Vec<_>>().join(","));
+    Ok(Some(Subject { selector, maxt, is_small: n_series(&[], i64::MIN)? <= MAX_COUNTED }))
 }

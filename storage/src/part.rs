@@ -116,13 +116,15 @@ pub trait Part: Send + Sync {
         cx: &dyn QueryContext,
     ) -> Result<Box<dyn PartSeries>, StorageError>;
 
-    /// The block, if look-ups by these matchers over this range give what they gave when it was written, and
-    /// always will: every series that matches may have a sample in the range, and none is deleted.
+    /// The block, if a look-up of the values of `label` (of label names, without one) by these matchers over this range gives
+    /// what it gave when it was written, and always will: for each string, a series that matches and has it may have a
+    /// sample in the range, and none is deleted.
     ///
     /// # Errors
     /// As [`Part::select`].
     fn written_as(
         &self,
+        _label: Option<&str>,
         _select: &PartSelect<'_>,
         _cx: &dyn QueryContext,
     ) -> Result<Option<BlockId>, StorageError> {

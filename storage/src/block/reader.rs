@@ -22,6 +22,7 @@ use chronolith_model::symbols::Symbol;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
@@ -49,6 +50,7 @@ struct Shared {
     index: BlockIndex,
     tiles: TileReader,
     resolved: Resolved,
+    lives: Lives,
 }
 
 /// Bytes of results that a block keeps: those of the selectors of some dashboards.
@@ -73,6 +75,58 @@ struct Matched {
     series: Arc<Postings>,
     /// When the last of them begins and when the first one ends, once somebody had to look.
     all_live: OnceLock<(i64, i64)>,
+}
+
+/// Bytes of what a block knows of lists: those of the look-ups of some dashboards.
+const LIVES_BYTES: usize = 16 << 10;
+
+/// When lists of label names and values are what they were when the block was written, though the range cuts the block: some
+/// series of each string have begun by the first of two times, and have not ended before the second. Of series
+/// that were not deleted, so blocks from which any was do not ask.
+#[derive(Default)]
+struct Lives {
+    inner: Mutex<LivesInner>,
+}
+
+#[derive(Default)]
+struct LivesInner {
+    lists: HashMap<String, (i64, i64), Xxh3DefaultBuilder>,
+    size_bytes: usize,
+}
+
+impl Lives {
+    /// Names the list of the values of `label`, or of label names, of the series that match.
+    fn key(label: Option<&str>, matchers: &[Matcher]) -> String {
+        let mut key = String::with_capacity(64);
+        if let Some(label) = label {
+            // A length first: labels may be called anything.
+            let _ = write!(key, "{} {label}", label.len());
+        }
+        key.push(';');
+        write_key(matchers, &mut key);
+        key
+    }
+
+    /// Whether a list is whole over the range of a selection. False where nobody had to look yet.
+    fn are_in(&self, label: Option<&str>, select: &PartSelect<'_>) -> bool {
+        let lives = self.inner.lock().lists.get(&Self::key(label, select.matchers)).copied();
+        lives.is_some_and(|lives| reaches_over(select, lives))
+    }
+
+    fn insert(&self, label: Option<&str>, matchers: &[Matcher], lives: (i64, i64)) {
+        let key = Self::key(label, matchers);
+        let size_bytes = key.len() + 64;
+        let mut inner = self.inner.lock();
+        if size_bytes > LIVES_BYTES / 4 {
+            return;
+        }
+        if inner.size_bytes + size_bytes > LIVES_BYTES {
+            *inner = LivesInner::default();
+        }
+        if inner.lists.insert(key, lives).is_none() {
+            inner.size_bytes += size_bytes;
+        }
+    }
 }
 
 impl Resolved {
@@ -126,7 +180,7 @@ impl BlockPart {
         );
         let tiles = TileReader::new(Arc::clone(&kv), Arc::clone(&header), COLUMN_CACHE_BYTES, caches);
         Ok(Self {
-            shared: Arc::new(Shared { kv, header, index, tiles, resolved: Resolved::default() }),
+            shared: Arc::new(Shared { kv, header, index, tiles, resolved: Resolved::default(), lives: Lives::default() }),
             tombstones: Arc::new(tombstones),
         })
     }
@@ -263,15 +317,33 @@ impl BlockPart {
         Ok(if gone.is_empty() { found } else { Arc::new(found.subtract(gone)) })
     }
 
+    /// Whether a range has some of the block's time, and not all.
+    fn is_cut(&self, select: &PartSelect<'_>) -> bool {
+        let header = &self.shared.header;
+        let is_apart = select.mint > header.maxt || select.maxt < header.mint;
+        !is_apart && (select.mint > header.mint || header.maxt > select.maxt)
+    }
+
+    /// Whether nothing was deleted and the list of a label's values (of label names, without one) is known to be the one
+    /// that was written.
+    fn is_whole(&self, label: Option<&str>, select: &PartSelect<'_>) -> bool {
+        self.tombstones.gone().is_empty() && self.shared.lives.are_in(label, select)
+    }
+
+    /// Remembers, if nothing was deleted, over which ranges a list is the one that was written.
+    fn keep_lives(&self, label: Option<&str>, select: &PartSelect<'_>, lives: Option<(i64, i64)>) {
+        if let Some(lives) = lives.filter(|_| self.tombstones.gone().is_empty()) {
+            self.shared.lives.insert(label, select.matchers, lives);
+        }
+    }
+
     /// The range, if it cuts the block and series that match may have no sample in it.
     fn cut_range(
         &self,
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
     ) -> Result<Option<(i64, i64)>, StorageError> {
-        let header = &self.shared.header;
-        let is_apart = select.mint > header.maxt || select.maxt < header.mint;
-        if is_apart || select.mint <= header.mint && header.maxt <= select.maxt {
+        if !self.is_cut(select) {
             return Ok(None);
         }
         let all_live = self.all_live(select.matchers, cx)?;
@@ -302,6 +374,19 @@ impl BlockPart {
         match self.cut_range(select, cx)? {
             None => Ok(matching),
             Some(range) => self.shared.index.in_range(matching, range, cx),
+        }
+    }
+
+    /// Series of which a list is made: those in range, or all that match, where that is known to make no difference.
+    fn matching_of_list(
+        &self,
+        label: Option<&str>,
+        select: &PartSelect<'_>,
+        cx: &dyn QueryContext,
+    ) -> Result<Arc<Postings>, StorageError> {
+        match self.is_cut(select) && self.is_whole(label, select) {
+            true => self.matching(select.matchers, cx),
+            false => self.matching_in_range(select, cx),
         }
     }
 
@@ -379,6 +464,7 @@ impl Part for BlockPart {
 
     fn written_as(
         &self,
+        label: Option<&str>,
         select: &PartSelect<'_>,
         cx: &dyn QueryContext,
     ) -> Result<Option<BlockId>, StorageError> {
@@ -390,8 +476,11 @@ impl Part for BlockPart {
         if select.mint <= header.mint && header.maxt <= select.maxt {
             return Ok(block);
         }
-        let matched = self.matched(select.matchers, cx)?;
         // Nothing is read for this: who asks for the strings will know.
+        if self.shared.lives.are_in(label, select) {
+            return Ok(block);
+        }
+        let matched = self.matched(select.matchers, cx)?;
         Ok(block.filter(|_| matched.all_live.get().is_some_and(|&all| reaches_over(select, all))))
     }
 
@@ -428,14 +517,17 @@ impl Part for BlockPart {
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
         let index = &self.shared.index;
-        if let Some(range) = self.cut_range(select, cx)? {
-            return index.names_in_range(&*self.matching(select.matchers, cx)?, range, cx, sink);
+        if self.is_cut(select) && !self.is_whole(None, select) {
+            let matched = self.matching(select.matchers, cx)?;
+            let lives = index.names_in_range(&matched, (select.mint, select.maxt), cx, sink)?;
+            self.keep_lives(None, select, lives);
+            return Ok(());
         }
-        let matched = self.matching_in_range(select, cx)?;
+        let matched = self.matching_of_list(None, select, cx)?;
         if matched.is_empty() {
             return Ok(());
         }
-        matching::label_names(&self.shared.index, &matched, cx, &mut |_, text| sink(text))
+        matching::label_names(index, &matched, cx, &mut |_, text| sink(text))
     }
 
     fn label_values(
@@ -446,17 +538,21 @@ impl Part for BlockPart {
         sink: &mut dyn FnMut(&str),
     ) -> Result<(), StorageError> {
         let index = &self.shared.index;
-        if let Some(range) = self.cut_range(select, cx)?
-            && let Some(number) = index.symbol(name)?
-        {
+        let Some(number) = index.symbol(name)? else { return Ok(()) };
+        if self.is_cut(select) && !self.is_whole(Some(name), select) {
             let matched = self.matching(select.matchers, cx)?;
             // Otherwise the times of all series cost less than the lists of all values.
             if index.value_numbers(number)?.len() < matched.len() / SERIES_PER_LIST {
-                return index.values_in_range(number, &matched, range, cx, sink);
+                let lives =
+                    index.values_in_range(number, &matched, (select.mint, select.maxt), cx, sink)?;
+                self.keep_lives(Some(name), select, lives);
+                return Ok(());
             }
         }
-        let matched = self.matching_in_range(select, cx)?;
-        let Some(number) = index.symbol(name)?.filter(|_| !matched.is_empty()) else { return Ok(()) };
+        let matched = self.matching_of_list(Some(name), select, cx)?;
+        if matched.is_empty() {
+            return Ok(());
+        }
         if matched.len() == index.n_series() {
             return matching::label_values(index, name, &matched, cx, &mut |_, text| sink(text));
         }

@@ -1,17 +1,19 @@
 //! The index of an open block, read from its records when asked.
 
 use super::matching::{IndexReader, PatternCache, Visit};
-use super::postings::{Postings, PostingsError};
+use super::postings::{Postings, PostingsError, RankBits};
 use super::series::{SeriesGroup, VisitSeries, read_group, visit_series};
 use super::symbols::{SymbolPart, Symbols};
 use super::values::{read_names, read_values};
-use super::writer::{ANY_VALUE, postings_key};
+use super::writer::{ANY_VALUE, postings_key, postings_value};
 use crate::cache::{Caches, GroupKey, RANKS_PER_GROUP};
 use crate::error::StorageError;
 use crate::kv::KvRead;
 use crate::kv::keys::BlockId;
 use chronolith_model::queryable::QueryContext;
 use parking_lot::Mutex;
+use std::cmp::Reverse;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Groups of series between two looks at whether the query goes on.
@@ -25,6 +27,62 @@ type VisitList<'v> = dyn FnMut(u32, &[u8]) -> Result<(), StorageError> + 'v;
 
 /// Posting lists fetched by one read.
 const LISTS_PER_READ: usize = 256;
+
+/// Lists that a scan passes by in the time that one is read by its key.
+const LISTS_SCANNED_PER_READ: usize = 8;
+
+/// Of so many series of a list that lie side by side, the one that lives longest says when the list is in range.
+const LIVES_AT_FIRST: u32 = 8;
+
+/// Whether any series of a list is in a range of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// No series is wanted.
+    None,
+    /// Those that are wanted are not in range.
+    Outside,
+    /// One is: its first and last timestamp.
+    Within((i64, i64)),
+}
+
+impl Life {
+    const fn of(times: (i64, i64), range: (i64, i64)) -> Self {
+        if overlap(times, range) { Self::Within(times) } else { Self::Outside }
+    }
+
+    /// What is in range is longer than what is not, however short it is.
+    const fn length(self) -> Option<i64> {
+        match self {
+            Self::Within((mint, maxt)) => Some(maxt.saturating_sub(mint)),
+            Self::None | Self::Outside => None,
+        }
+    }
+
+    /// Calls `within` if there is a sample in range, and takes part in what is known of the lives of all lists.
+    fn add_to(self, all: &mut Option<(i64, i64)>, within: impl FnOnce()) {
+        match self {
+            Self::None => {}
+            Self::Outside => *all = None,
+            Self::Within(times) => {
+                *all = all.map(|all| both(all, times));
+                within();
+            }
+        }
+    }
+}
+
+/// As [`BlockIndex::all_live`], of no series.
+const EVER: (i64, i64) = (i64::MIN, i64::MAX);
+
+/// When both have begun, and when one has ended.
+fn both(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
+    (a.0.max(b.0), a.1.min(b.1))
+}
+
+/// Whether two ranges of time have a time in common.
+const fn overlap(a: (i64, i64), b: (i64, i64)) -> bool {
+    a.0 <= b.1 && b.0 <= a.1
+}
 
 /// The index of a block. Keeps some decoded strings and results of patterns; all else is left to the
 /// cache of the store.
@@ -109,7 +167,7 @@ impl BlockIndex {
         let mut kept = Vec::new();
         let from_records = |ranks: &Postings, kept: &mut Vec<u32>| {
             self.visit_records(ranks, cx, &mut |rank, series| {
-                if series.mint <= maxt && mint <= series.maxt {
+                if overlap((series.mint, series.maxt), (mint, maxt)) {
                     kept.push(rank);
                 }
                 Ok(())
@@ -134,27 +192,32 @@ impl BlockIndex {
     /// # Errors
     /// As [`BlockIndex::visit_series`].
     pub fn all_live(&self, ranks: &Postings, cx: &dyn QueryContext) -> Result<(i64, i64), StorageError> {
-        let mut all = (i64::MIN, i64::MAX);
-        let mut add = |(mint, maxt): (i64, i64)| all = (all.0.max(mint), all.1.min(maxt));
-        match &self.caches {
-            None => self.visit_records(ranks, cx, &mut |_, series| {
-                add((series.mint, series.maxt));
-                Ok(())
-            })?,
-            Some(caches) => self.visit_groups(caches, ranks, cx, &mut |of_group, group| match group {
-                None => {
-                    self.visit_records(&Postings::from_sorted(of_group.to_vec()), cx, &mut |_, series| {
-                        add((series.mint, series.maxt));
-                        Ok(())
-                    })
-                }
-                Some(group) => {
-                    of_group.iter().for_each(|&rank| add(group.times(rank)));
-                    Ok(())
-                }
-            })?,
-        }
+        let mut all = EVER;
+        self.visit_times(ranks, cx, &mut |_, times| all = both(all, times))?;
         Ok(all)
+    }
+
+    /// Calls `visit` with each rank and the times of its first and last sample.
+    fn visit_times(
+        &self,
+        ranks: &Postings,
+        cx: &dyn QueryContext,
+        visit: &mut dyn FnMut(u32, (i64, i64)),
+    ) -> Result<(), StorageError> {
+        let from_records = |ranks: &Postings, visit: &mut dyn FnMut(u32, (i64, i64))| {
+            self.visit_records(ranks, cx, &mut |rank, series| {
+                visit(rank, (series.mint, series.maxt));
+                Ok(())
+            })
+        };
+        let Some(caches) = &self.caches else { return from_records(ranks, visit) };
+        self.visit_groups(caches, ranks, cx, &mut |of_group, group| match group {
+            None => from_records(&Postings::from_sorted(of_group.to_vec()), visit),
+            Some(group) => {
+                of_group.iter().for_each(|&rank| visit(rank, group.times(rank)));
+                Ok(())
+            }
+        })
     }
 
     fn visit_records(
@@ -187,7 +250,7 @@ impl BlockIndex {
             let number = first / RANKS_PER_GROUP;
             of_group.clear();
             of_group.extend(std::iter::from_fn(|| ranks.next_if(|rank| rank / RANKS_PER_GROUP == number)));
-            let key = GroupKey { block: self.block, slice: 0, number };
+            let key = self.group_key(first);
             let group = caches.series.get(&key).or_else(|| {
                 let first = number * RANKS_PER_GROUP;
                 let ranks = first..self.n_series.min(first.saturating_add(RANKS_PER_GROUP));
@@ -200,6 +263,10 @@ impl BlockIndex {
         Ok(())
     }
 
+    const fn group_key(&self, rank: u32) -> GroupKey {
+        GroupKey { block: self.block, slice: 0, number: rank / RANKS_PER_GROUP }
+    }
+
     /// Numbers of the values of a label name.
     ///
     /// # Errors
@@ -210,10 +277,6 @@ impl BlockIndex {
 
     /// Numbers of the values that the series of `matched` have for a label, ascending.
     ///
-    /// Series that lie side by side differ in labels of many values, so the labels of the first ones
-    /// tell most of the values. Of the others it is proven that they are none: if they are many by
-    /// counting, as the series of the known values may be all that have the label, else by their own lists.
-    ///
     /// # Errors
     /// As [`BlockIndex::visit_series`].
     pub fn values_of(
@@ -222,12 +285,48 @@ impl BlockIndex {
         matched: &Postings,
         cx: &dyn QueryContext,
     ) -> Result<Vec<u32>, StorageError> {
+        Ok(self.values_with_lives(name, matched, EVER, cx)?.into_iter().map(|(value, _)| value).collect())
+    }
+
+    /// Numbers of the values that the series of `matched` have for a label, ascending; each with the longest life in a
+    /// range of time of those of its series that were looked at.
+    ///
+    /// Series that lie side by side differ in labels of many values, so the labels of the first ones
+    /// tell most of the values. Of the others it is proven that they are none: if they are many by
+    /// counting, as the series of the known values may be all that have the label, else by their own lists.
+    fn values_with_lives(
+        &self,
+        name: u32,
+        matched: &Postings,
+        range: (i64, i64),
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<(u32, Life)>, StorageError> {
         let values = self.value_numbers(name)?;
         // The record of a series costs about as much as a list.
-        let mut known = self.values_of_series(name, &matched.first(values.len()), cx)?;
+        let mut known = self.values_of_series(name, &matched.first(values.len()), range, cx)?;
         if matched.len() <= values.len() {
             return Ok(known);
         }
+        let size_bytes = RankBits::size_bytes(self.n_series);
+        cx.charge(size_bytes)?;
+        let bits = RankBits::new(matched, self.n_series);
+        let more = self.values_beside(name, &values, &known, &bits, cx);
+        cx.release(size_bytes);
+        known.extend(more?.into_iter().map(|value| (value, Life::None)));
+        known.sort_unstable_by_key(|&(value, _)| value);
+        Ok(known)
+    }
+
+    /// Those of `values` beside the known ones of which a series is in `matched`.
+    fn values_beside(
+        &self,
+        name: u32,
+        values: &Postings,
+        known: &[(u32, Life)],
+        matched: &RankBits,
+        cx: &dyn QueryContext,
+    ) -> Result<Vec<u32>, StorageError> {
+        let known: Vec<u32> = known.iter().map(|&(value, _)| value).collect();
         let others: Vec<u32> =
             values.subtract(&Postings::from_sorted(known.iter().copied())).iter().collect();
         if known.len() < others.len() {
@@ -235,57 +334,105 @@ impl BlockIndex {
                 let mut n_series = 0;
                 self.visit_lists(name, values, &mut |value, list| {
                     cx.check()?;
-                    let counted = matched.count_in_stored(list, self.n_series);
+                    let counted = matched.count_in_stored(list);
                     n_series += counted.map_err(|error| self.undecodable(name, value, &error))?;
                     Ok(())
                 })?;
                 Ok::<_, StorageError>(n_series)
             };
             if count(&known)? == count(&[ANY_VALUE])? {
-                return Ok(known);
+                return Ok(Vec::new());
             }
         }
+        let mut more = Vec::new();
         self.visit_lists(name, &others, &mut |value, list| {
             cx.check()?;
-            let intersects = matched.intersects_stored(list, self.n_series);
-            if intersects.map_err(|error| self.undecodable(name, value, &error))? {
-                known.push(value);
+            if matched.intersects_stored(list).map_err(|error| self.undecodable(name, value, &error))? {
+                more.push(value);
             }
             Ok(())
         })?;
-        known.sort_unstable();
-        Ok(known)
+        Ok(more)
     }
 
-    /// Whether a series of `matched` that has this value for a label (any, if it is [`ANY_VALUE`]) may have a sample in a range of
-    /// time. Looks at the series one after the other, up to the first: mostly that is the first of all.
-    fn has_in_range(
+    /// The life of a series of `matched` that is in a stored list and may have a sample in a range of time. Looks at some series
+    /// after the others, up to one: mostly it is among the first.
+    fn life_in_list(
         &self,
-        (name, value): (u32, u32),
+        list: &[u8],
         matched: &Postings,
         range: (i64, i64),
         cx: &dyn QueryContext,
-    ) -> Result<bool, StorageError> {
-        let mut found = Ok(false);
-        self.visit_lists(name, &[value], &mut |value, list| {
-            let visited = matched.overlaps_with_stored(list, self.n_series, |overlap| {
-                // More at once the longer it takes.
-                let mut start = overlap.start;
-                let mut count = 1;
-                while start < overlap.end && matches!(found, Ok(false)) {
-                    let ranks = start..overlap.end.min(start.saturating_add(count));
-                    (start, count) = (ranks.end, count.saturating_mul(2));
-                    let living = self.in_range(Arc::new(Postings::range(ranks)), range, cx);
-                    found = living.map(|living| !living.is_empty());
-                }
-                matches!(found, Ok(false))
-            });
-            visited.map_err(|error| self.undecodable(name, value, &error))
+    ) -> Result<Result<Life, StorageError>, PostingsError> {
+        let mut life = Ok(Life::None);
+        matched.overlaps_with_stored(list, self.n_series, |overlap| {
+            // More at once the longer it takes.
+            let mut start = overlap.start;
+            let mut count = LIVES_AT_FIRST;
+            while start < overlap.end && matches!(life, Ok(Life::None | Life::Outside)) {
+                let ranks = start..overlap.end.min(start.saturating_add(count));
+                life = self.longest_life(&Postings::range(ranks.clone()), range, cx);
+                (start, count) = (ranks.end, count.saturating_mul(2));
+            }
+            matches!(life, Ok(Life::None | Life::Outside))
         })?;
-        found
+        Ok(life)
+    }
+
+    fn longest_life(
+        &self,
+        ranks: &Postings,
+        range: (i64, i64),
+        cx: &dyn QueryContext,
+    ) -> Result<Life, StorageError> {
+        let mut longest = Life::Outside;
+        let mut add = |times| {
+            let life = Life::of(times, range);
+            if longest.length() < life.length() {
+                longest = life;
+            }
+        };
+        // Few are not worth a whole group, unless it is there.
+        let is_in_cache = |caches: &Arc<Caches>| {
+            ranks.last().is_some_and(|last| caches.series.get(&self.group_key(last)).is_some())
+        };
+        if ranks.len() > LIVES_AT_FIRST || self.caches.as_ref().is_some_and(is_in_cache) {
+            self.visit_times(ranks, cx, &mut |_, times| add(times))?;
+        } else {
+            self.visit_records(ranks, cx, &mut |_, series| {
+                add((series.mint, series.maxt));
+                Ok(())
+            })?;
+        }
+        Ok(longest)
+    }
+
+    /// Puts lives of series of `matched` beside those values of a label for which none is known to be in range.
+    fn complete_lives(
+        &self,
+        name: u32,
+        lives: &mut [(u32, Life)],
+        matched: &Postings,
+        range: (i64, i64),
+        cx: &dyn QueryContext,
+    ) -> Result<(), StorageError> {
+        let is_unknown = |&&(_, life): &&(u32, Life)| !matches!(life, Life::Within(_));
+        let values: Vec<u32> = lives.iter().filter(is_unknown).map(|&(value, _)| value).collect();
+        let mut unknown = lives.iter_mut().filter(|(_, life)| !matches!(life, Life::Within(_)));
+        self.visit_lists(name, &values, &mut |value, list| {
+            cx.check()?;
+            let life = self.life_in_list(list, matched, range, cx);
+            let life = life.map_err(|error| self.undecodable(name, value, &error))??;
+            if let Some((_, known)) = unknown.find(|(of, _)| *of == value) {
+                *known = life;
+            }
+            Ok(())
+        })
     }
 
     /// Gives `sink` the names of the labels of those series of `matched` that may have a sample in a range of time.
+    /// If those are all names of `matched`, returns a time not before which, and one not after which, a range has to
+    /// end and begin to have them all.
     ///
     /// # Errors
     /// As [`BlockIndex::visit_series`].
@@ -295,16 +442,19 @@ impl BlockIndex {
         range: (i64, i64),
         cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
-    ) -> Result<(), StorageError> {
-        self.names(&mut |number, text| {
-            if self.has_in_range((number, ANY_VALUE), matched, range, cx)? {
-                sink(text);
-            }
+    ) -> Result<Option<(i64, i64)>, StorageError> {
+        let mut all = Some(EVER);
+        self.names(&mut |name, text| {
+            let mut life = [(ANY_VALUE, Life::None)];
+            self.complete_lives(name, &mut life, matched, range, cx)?;
+            life[0].1.add_to(&mut all, || sink(text));
             Ok(())
-        })
+        })?;
+        Ok(all)
     }
 
     /// Gives `sink` the values that those series of `matched` have for a label that may have a sample in a range of time.
+    /// Returns what [`BlockIndex::names_in_range`] does.
     ///
     /// # Errors
     /// As [`BlockIndex::visit_series`].
@@ -315,36 +465,71 @@ impl BlockIndex {
         range: (i64, i64),
         cx: &dyn QueryContext,
         sink: &mut dyn FnMut(&str),
-    ) -> Result<(), StorageError> {
-        self.values(name, "", &mut |number, text| {
-            if self.has_in_range((name, number), matched, range, cx)? {
-                sink(text);
-            }
+    ) -> Result<Option<(i64, i64)>, StorageError> {
+        let mut values: Vec<(u32, Life)> = match matched.len() == self.n_series {
+            true => self.value_numbers(name)?.iter().map(|value| (value, Life::None)).collect(),
+            false => self.values_with_lives(name, matched, range, cx)?,
+        };
+        self.complete_lives(name, &mut values, matched, range, cx)?;
+        let mut all = Some(EVER);
+        let mut lives = values.iter().map(|&(_, life)| life);
+        self.visit_strings(values.iter().map(|&(value, _)| value), &mut |_, text| {
+            let life = lives.next().unwrap_or(Life::None);
+            life.add_to(&mut all, || sink(text));
             Ok(())
-        })
+        })?;
+        Ok(all)
     }
 
-    /// Numbers of the values that series have for a label, by their own labels, ascending.
+    /// Numbers of the values that series have for a label, by their own labels, ascending; each with the longest life in
+    /// a range of time.
     fn values_of_series(
         &self,
         name: u32,
         series: &Postings,
+        range: (i64, i64),
         cx: &dyn QueryContext,
-    ) -> Result<Vec<u32>, StorageError> {
+    ) -> Result<Vec<(u32, Life)>, StorageError> {
         let mut values = Vec::new();
         self.visit_series(series, cx, &mut |_, series| {
             if let Ok(at) = series.labels.binary_search_by_key(&name, |label| label.0) {
-                values.push(series.labels[at].1);
+                values.push((series.labels[at].1, Life::of((series.mint, series.maxt), range)));
             }
             Ok(())
         })?;
-        values.sort_unstable();
-        values.dedup();
+        values.sort_unstable_by_key(|&(value, life)| (value, Reverse(life.length())));
+        values.dedup_by_key(|&mut (value, _)| value);
         Ok(values)
     }
 
-    /// Visits the stored posting lists of some values of a label.
+    /// Visits the stored posting lists of some values of a label, ascending: each by itself, or by a scan if they are not few
+    /// of all values that the label has.
     fn visit_lists(&self, name: u32, values: &[u32], visit: &mut VisitList<'_>) -> Result<(), StorageError> {
+        let [first, .., last] = *values else { return self.visit_lists_by_key(name, values, visit) };
+        let span = self.value_numbers(name)?.intersect(&Postings::range(first..last + 1));
+        if values.len() < span.len() as usize / LISTS_SCANNED_PER_READ {
+            return self.visit_lists_by_key(name, values, visit);
+        }
+        let mut values = values.iter().copied().peekable();
+        let mut visited = Ok(());
+        let (from, to) = (postings_key(self.block, name, first), postings_key(self.block, name, last + 1));
+        self.kv.scan(&from, &to, &mut |key, list| {
+            let Some(value) = postings_value(key) else { return ControlFlow::Continue(()) };
+            while values.next_if(|&wanted| wanted < value).is_some() {}
+            if values.next_if_eq(&value).is_some() {
+                visited = visit(value, list);
+            }
+            if visited.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        visited
+    }
+
+    fn visit_lists_by_key(
+        &self,
+        name: u32,
+        values: &[u32],
+        visit: &mut VisitList<'_>,
+    ) -> Result<(), StorageError> {
         for values in values.chunks(LISTS_PER_READ) {
             let keys: Vec<Vec<u8>> =
                 values.iter().map(|&value| postings_key(self.block, name, value)).collect();

@@ -120,3 +120,9 @@ pub(crate) fn postings_key(block: BlockId, name: u32, value: u32) -> Vec<u8> {
     rest[4..].copy_from_slice(&value.to_be_bytes());
     keys::key(block, Kind::Postings, &rest)
 }
+
+/// The value in such a key; `None` if it is not as long as one.
+pub(crate) fn postings_value(key: &[u8]) -> Option<u32> {
+    let value = key.get(keys::PREFIX_BYTES + 4..)?;
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}

@@ -23,7 +23,15 @@ pub(super) enum Wanted<'q> {
     Values(&'q str),
 }
 
-impl Wanted<'_> {
+impl<'q> Wanted<'q> {
+    /// The label whose values are asked for.
+    const fn label(self) -> Option<&'q str> {
+        match self {
+            Self::Names => None,
+            Self::Values(name) => Some(name),
+        }
+    }
+
     fn of_part(
         self,
         part: &dyn Part,
@@ -73,7 +81,7 @@ impl Collector<'_, '_> {
         let (mut written, mut others) = (Vec::new(), Vec::new());
         let mut blocks = Vec::new();
         for part in overlapping(parts, self.query.mint, self.query.maxt) {
-            let mut of_sets = selects(self.query).map(|select| part.written_as(&select, self.cx));
+            let mut of_sets = selects(self.query).map(|select| part.written_as(self.wanted.label(), &select, self.cx));
             let first = of_sets.next().transpose()?.flatten();
             // All sets or none: the parts are asked one by one for the strings of any set.
             let all = of_sets.try_fold(first, |all, block| Ok::<_, StorageError>(block?.and(all)))?;
@@ -119,7 +127,7 @@ impl Collector<'_, '_> {
             return Ok(true);
         }
         let query = LabelQuery { mint: i64::MIN, maxt: i64::MAX, limit: 0, ..*self.query };
-        let block = selects(&query).next().map(|select| part.written_as(&select, self.cx)).transpose()?;
+        let block = selects(&query).next().map(|select| part.written_as(self.wanted.label(), &select, self.cx)).transpose()?;
         let block = block.flatten();
         let listed = self.listed.clone();
         if listed.as_ref().zip(block).is_some_and(|(list, block)| list.has_all_of(block)) {
@@ -157,11 +165,7 @@ impl Collector<'_, '_> {
             self.strings.next = 0;
             return Ok(has_more);
         }
-        let label = match self.wanted {
-            Wanted::Names => None,
-            Wanted::Values(name) => Some(name),
-        };
-        let has_more = part.has_more(label, self.cx, &mut |text| !self.strings.is_new(text));
+        let has_more = part.has_more(self.wanted.label(), self.cx, &mut |text| !self.strings.is_new(text));
         self.strings.next = 0;
         has_more
     }

@@ -120,6 +120,7 @@ impl Part for MemoryPart {
 
     fn written_as(
         &self,
+        _label: Option<&str>,
         select: &PartSelect<'_>,
         _cx: &dyn QueryContext,
     ) -> Result<Option<BlockId>, StorageError> {
