@@ -67,7 +67,7 @@ const INSTANT_QUERIES: [&str; 5] = [
 
 /// Requests of a rehearsal over a store that is small enough to count its series.
 #[cfg(test)]
-pub(crate) const N_REQUESTS: usize = RANGE_QUERIES.len() + INSTANT_QUERIES.len() + 6;
+pub(crate) const N_REQUESTS: usize = RANGE_QUERIES.len() + INSTANT_QUERIES.len() + 7;
 
 /// What the store holds that is worth asking for.
 struct Subject {
@@ -130,7 +130,8 @@ fn requests(subject: &Subject) -> Vec<(&'static str, String)> {
     // Ends early, so that it cuts the newest block: that learns over which ranges its lists are whole.
     let cut = format!("start={start}&end={}", time(maxt.saturating_sub(1)));
     let mut requests = vec![("/api/v1/labels", cut.clone()), ("/api/v1/labels", matching.clone())];
-    requests.push(("/api/v1/label/__name__/values", cut));
+    // Twice: what the first learns has the second keep its list.
+    requests.extend([cut.clone(), cut].map(|form| ("/api/v1/label/__name__/values", form)));
     requests.push(("/api/v1/label/instance/values", matching.clone()));
     requests.push(("/api/v1/series", matching));
     let ranges = RANGE_QUERIES.map(|text| format!("{range}&step={STEP_S}&{}", query(text)));

@@ -631,3 +631,20 @@ async fn a_rehearsal_is_answered_and_leaves_the_query_log_alone() {
     server.state.set_stopping();
     assert_eq!(crate::rehearsal::rehearse(&server.state, &server.front).await, 0, "the server stops");
 }
+
+#[tokio::test]
+async fn of_a_store_without_small_metrics_one_instance_is_rehearsed() {
+    let series = |of_instance: u32| {
+        let labels = (0..400).map(|at| {
+            let (instance, part) = (at / of_instance, at % of_instance);
+            [("__name__", "m".to_owned()), ("instance", instance.to_string()), ("part", part.to_string())]
+        });
+        let samples: Vec<(i64, f64)> = (0..4).map(|at| (NOW_MS - at * 15_000, 1.0)).rev().collect();
+        labels.map(|labels| (Labels::from_pairs(labels).unwrap(), samples.clone())).collect::<Vec<_>>()
+    };
+    for (of_instance, expected) in [(100, crate::rehearsal::N_REQUESTS), (200, 0)] {
+        let server = Server::new(&[]);
+        assert_eq!(server.write("prometheus.WriteRequest", v1_body(&series(of_instance))).await.status, 204);
+        assert_eq!(crate::rehearsal::rehearse(&server.state, &server.front).await, expected, "{of_instance}");
+    }
+}

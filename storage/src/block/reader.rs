@@ -180,7 +180,14 @@ impl BlockPart {
         );
         let tiles = TileReader::new(Arc::clone(&kv), Arc::clone(&header), COLUMN_CACHE_BYTES, caches);
         Ok(Self {
-            shared: Arc::new(Shared { kv, header, index, tiles, resolved: Resolved::default(), lives: Lives::default() }),
+            shared: Arc::new(Shared {
+                kv,
+                header,
+                index,
+                tiles,
+                resolved: Resolved::default(),
+                lives: Lives::default(),
+            }),
             tombstones: Arc::new(tombstones),
         })
     }
@@ -543,8 +550,7 @@ impl Part for BlockPart {
             let matched = self.matching(select.matchers, cx)?;
             // Otherwise the times of all series cost less than the lists of all values.
             if index.value_numbers(number)?.len() < matched.len() / SERIES_PER_LIST {
-                let lives =
-                    index.values_in_range(number, &matched, (select.mint, select.maxt), cx, sink)?;
+                let lives = index.values_in_range(number, &matched, (select.mint, select.maxt), cx, sink)?;
                 self.keep_lives(Some(name), select, lives);
                 return Ok(());
             }

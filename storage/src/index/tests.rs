@@ -207,8 +207,18 @@ proptest! {
                 let labels = || expected.iter().flat_map(|rank| series[rank as usize].iter());
                 let (range, cx) = ((mint, mint + length), Unlimited::default());
                 let mut found = BTreeSet::new();
-                index.names_in_range(&ranks, range, &cx, &mut |name| { found.insert(name.to_owned()); }).unwrap();
-                prop_assert_eq!(found, labels().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>());
+                let lives =
+                    index.names_in_range(&ranks, range, &cx, &mut |name| { found.insert(name.to_owned()); }).unwrap();
+                prop_assert_eq!(&found, &labels().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>());
+                // What just reaches over the lives has the same names, and those are all.
+                if let Some((begun, ended)) = lives.filter(|&lives| lives != (i64::MIN, i64::MAX)) {
+                    let mut whole = BTreeSet::new();
+                    let narrowest = (ended, begun.max(ended));
+                    index.names_in_range(&ranks, narrowest, &cx, &mut |name| { whole.insert(name.to_owned()); }).unwrap();
+                    let all = ranks.iter().flat_map(|rank| series[rank as usize].iter()).map(|(name, _)| name.to_owned());
+                    prop_assert_eq!(&whole, &all.collect::<BTreeSet<_>>());
+                    prop_assert_eq!(&found, &whole);
+                }
                 if let Some(job) = index.symbol("job").unwrap() {
                     let mut found = BTreeSet::new();
                     index.values_in_range(job, &ranks, range, &cx, &mut |value| { found.insert(value.to_owned()); }).unwrap();

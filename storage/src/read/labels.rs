@@ -81,7 +81,8 @@ impl Collector<'_, '_> {
         let (mut written, mut others) = (Vec::new(), Vec::new());
         let mut blocks = Vec::new();
         for part in overlapping(parts, self.query.mint, self.query.maxt) {
-            let mut of_sets = selects(self.query).map(|select| part.written_as(self.wanted.label(), &select, self.cx));
+            let mut of_sets =
+                selects(self.query).map(|select| part.written_as(self.wanted.label(), &select, self.cx));
             let first = of_sets.next().transpose()?.flatten();
             // All sets or none: the parts are asked one by one for the strings of any set.
             let all = of_sets.try_fold(first, |all, block| Ok::<_, StorageError>(block?.and(all)))?;
@@ -127,7 +128,10 @@ impl Collector<'_, '_> {
             return Ok(true);
         }
         let query = LabelQuery { mint: i64::MIN, maxt: i64::MAX, limit: 0, ..*self.query };
-        let block = selects(&query).next().map(|select| part.written_as(self.wanted.label(), &select, self.cx)).transpose()?;
+        let block = selects(&query)
+            .next()
+            .map(|select| part.written_as(self.wanted.label(), &select, self.cx))
+            .transpose()?;
         let block = block.flatten();
         let listed = self.listed.clone();
         if listed.as_ref().zip(block).is_some_and(|(list, block)| list.has_all_of(block)) {

@@ -237,7 +237,7 @@ proptest! {
 
     #[test]
     fn label_look_ups_keep_to_the_times_of_series(
-        blocks in vec(series_maps(), 1..4), (mint, maxt) in times(), matchers in matcher_lists(),
+        blocks in vec(series_maps(), 1..4), ranges in vec(times(), 1..4), matchers in matcher_lists(),
     ) {
         let parts = (1u64..).zip(&blocks).map(|(id, series)| {
             let (kv, header) = written(id, series);
@@ -247,24 +247,29 @@ proptest! {
         let cx = Unlimited::default();
         let sets = [matchers.clone()];
         let sets = if matchers.is_empty() { &[] } else { &sets[..] };
-        let query = LabelQuery { matcher_sets: sets, mint, maxt, limit: 0 };
-        // From first to last sample a series is there, whether or not it has one within.
-        let alive: Vec<&Labels> = blocks
-            .iter()
-            .flatten()
-            .filter(|(labels, samples)| {
-                let (first, last) = (samples.keys().next().unwrap(), samples.keys().next_back().unwrap());
-                matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or(""))) && *first <= maxt && mint <= *last
-            })
-            .map(|(labels, _)| labels)
-            .collect();
-        // Again, from what was kept.
-        for name in ["job", "__name__", "none", "job", "__name__", "none"] {
-            let values: BTreeSet<&str> = alive.iter().filter_map(|labels| labels.get(name)).collect();
-            prop_assert_eq!(store.label_values(name, &query, &cx).unwrap(), values.into_iter().collect::<Vec<_>>());
+        // One after the other, so that what is learnt over one range serves another.
+        for (mint, maxt) in ranges {
+            let query = LabelQuery { matcher_sets: sets, mint, maxt, limit: 0 };
+            // From first to last sample a series is there, whether or not it has one within.
+            let alive: Vec<&Labels> = blocks
+                .iter()
+                .flatten()
+                .filter(|(labels, samples)| {
+                    let (first, last) = (samples.keys().next().unwrap(), samples.keys().next_back().unwrap());
+                    matchers.iter().all(|m| m.matches(labels.get(&m.name).unwrap_or(""))) && *first <= maxt && mint <= *last
+                })
+                .map(|(labels, _)| labels)
+                .collect();
+            // Again, from what was kept.
+            for name in ["job", "__name__", "none", "job", "__name__", "none"] {
+                let values: BTreeSet<&str> = alive.iter().filter_map(|labels| labels.get(name)).collect();
+                prop_assert_eq!(store.label_values(name, &query, &cx).unwrap(), values.into_iter().collect::<Vec<_>>());
+            }
+            let names: BTreeSet<&str> = alive.iter().flat_map(|labels| labels.iter().map(|(n, _)| n)).collect();
+            for _ in 0..2 {
+                prop_assert_eq!(store.label_names(&query, &cx).unwrap(), names.iter().copied().collect::<Vec<_>>());
+            }
         }
-        let names: BTreeSet<&str> = alive.iter().flat_map(|labels| labels.iter().map(|(n, _)| n)).collect();
-        prop_assert_eq!(store.label_names(&query, &cx).unwrap(), names.into_iter().collect::<Vec<_>>());
     }
 
     #[test]
@@ -335,6 +340,39 @@ fn exemplars_come_with_labels_and_leave_with_their_samples() {
     let tombstone = part.tombstone(&[vec![Matcher::equal("job", "a")]], 5000, 5000, &cx).unwrap().unwrap();
     assert!(tombstone.gone.contains(0));
     assert_eq!(exemplars(&part.with_tombstones(vec![Arc::new(tombstone)])), []);
+}
+
+#[test]
+fn what_is_known_of_a_list_is_forgotten_with_a_deletion() {
+    let series = |job: &str, instance: u32, times: [i64; 2]| {
+        let labels = [("__name__", "m"), ("instance", &instance.to_string()), ("job", job)];
+        (Labels::from_pairs(labels).unwrap(), Samples::from(times.map(|time| (time, 1.0))))
+    };
+    // Of job b, one series lives all the time and the others end early.
+    let mut of_b: BTreeMap<_, _> = (0..40).map(|at| series("b", at, [1000, 2000])).collect();
+    of_b.extend([series("b", 40, [1000, 60_000])]);
+    let of_a = (0..40).map(|at| series("a", at, [1000, 60_000]));
+    let (kv, header) = written(1, &of_a.chain(of_b).collect());
+    let part = open(kv, &header);
+    let cx = Unlimited::default();
+    let look_up = |part: &BlockPart, mint, maxt| {
+        let select = PartSelect { matchers: &[], mint, maxt, labels: Projection::All };
+        let mut jobs = BTreeSet::new();
+        part.label_values("job", &select, &cx, &mut |job| jobs.extend([job.to_owned()])).unwrap();
+        let is_known = part.written_as(Some("job"), &select, &cx).unwrap().is_some();
+        (jobs.into_iter().collect::<Vec<_>>().join(","), is_known)
+    };
+    assert_eq!(look_up(&part, 1500, 50_000), ("a,b".to_owned(), true));
+    // All of it is known now, wherever a range reaches over the lives of the two that were looked at.
+    let select = PartSelect { matchers: &[], mint: 1800, maxt: 1900, labels: Projection::All };
+    assert!(part.written_as(Some("job"), &select, &cx).unwrap().is_some());
+    assert_eq!(part.written_as(None, &select, &cx).unwrap(), None, "another list");
+    assert_eq!(look_up(&part, 50_000, 59_000), ("a,b".to_owned(), true));
+    let gone = [vec![Matcher::equal("job", "b"), Matcher::equal("instance", "40")]];
+    let tombstone = part.tombstone(&gone, 0, 100_000, &cx).unwrap().unwrap();
+    let part = part.with_tombstones(vec![Arc::new(tombstone)]);
+    assert_eq!(look_up(&part, 1500, 50_000), ("a,b".to_owned(), false));
+    assert_eq!(look_up(&part, 50_000, 59_000), ("a".to_owned(), false));
 }
 
 #[test]
