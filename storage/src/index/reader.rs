@@ -34,6 +34,9 @@ const LISTS_SCANNED_PER_READ: usize = 8;
 /// Of so many series of a list that lie side by side, the one that lives longest says when the list is in range.
 const LIVES_AT_FIRST: u32 = 8;
 
+/// Looks at a list by records of series; whoever looks further decodes groups, which are kept.
+const RECORDS_AT_FIRST: u32 = 2;
+
 /// Whether any series of a list is in a range of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -365,23 +368,28 @@ impl BlockIndex {
         cx: &dyn QueryContext,
     ) -> Result<Result<Life, StorageError>, PostingsError> {
         let mut life = Ok(Life::None);
+        let mut n_looks = 0u32;
         matched.overlaps_with_stored(list, self.n_series, |overlap| {
             // More at once the longer it takes.
             let mut start = overlap.start;
             let mut count = LIVES_AT_FIRST;
             while start < overlap.end && matches!(life, Ok(Life::None | Life::Outside)) {
                 let ranks = start..overlap.end.min(start.saturating_add(count));
-                life = self.longest_life(&Postings::range(ranks.clone()), range, cx);
+                life =
+                    self.longest_life(&Postings::range(ranks.clone()), n_looks < RECORDS_AT_FIRST, range, cx);
                 (start, count) = (ranks.end, count.saturating_mul(2));
+                n_looks += 1;
             }
             matches!(life, Ok(Life::None | Life::Outside))
         })?;
         Ok(life)
     }
 
+    /// The longest life of `ranks` in a range of time; by their records, if they are few to look at (`are_few`).
     fn longest_life(
         &self,
         ranks: &Postings,
+        are_few: bool,
         range: (i64, i64),
         cx: &dyn QueryContext,
     ) -> Result<Life, StorageError> {
@@ -392,17 +400,16 @@ impl BlockIndex {
                 longest = life;
             }
         };
-        // Few are not worth a whole group, unless it is there.
         let is_in_cache = |caches: &Arc<Caches>| {
             ranks.last().is_some_and(|last| caches.series.get(&self.group_key(last)).is_some())
         };
-        if ranks.len() > LIVES_AT_FIRST || self.caches.as_ref().is_some_and(is_in_cache) {
-            self.visit_times(ranks, cx, &mut |_, times| add(times))?;
-        } else {
+        if are_few && !self.caches.as_ref().is_some_and(is_in_cache) {
             self.visit_records(ranks, cx, &mut |_, series| {
                 add((series.mint, series.maxt));
                 Ok(())
             })?;
+        } else {
+            self.visit_times(ranks, cx, &mut |_, times| add(times))?;
         }
         Ok(longest)
     }
