@@ -156,24 +156,33 @@ const WHOLE: f64 = 1e15;
 /// Where the shortest digits come without an exponent already, whole numbers with `.0`.
 const PLAIN: std::ops::Range<f64> = 1e-5..1e16;
 
+/// Room for the longest text of a sample value, 25 bytes, and to spare.
+pub const JSON_FLOAT_ROOM: usize = 32;
+
 /// A sample value as the HTTP API writes it, without quotes: an exponent below 1e-6 and from 1e21.
 pub fn write_json_float(out: &mut Vec<u8>, value: f64) {
+    let mut room = [0; JSON_FLOAT_ROOM];
+    let length = json_float(&mut room, value);
+    out.extend_from_slice(&room[..length]);
+}
+
+/// As [`write_json_float`], to the start of `room`; how many bytes that are.
+pub fn json_float(room: &mut [u8; JSON_FLOAT_ROOM], value: f64) -> usize {
     let magnitude = value.abs();
     if magnitude < WHOLE {
         let whole = value as i64;
         // Not for -0, which has a sign of its own.
         if (whole as f64).to_bits() == value.to_bits() {
-            out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
-            return;
+            return put(room, itoa::Buffer::new().format(whole).as_bytes());
         }
     }
     if PLAIN.contains(&magnitude) {
         let mut buffer = zmij::Buffer::new();
         let text = buffer.format_finite(value).as_bytes();
-        out.extend_from_slice(text.strip_suffix(b".0").unwrap_or(text));
-        return;
+        return put(room, text.strip_suffix(b".0").unwrap_or(text));
     }
-    write_float(out, value, |out, value| {
+    let mut out = Vec::with_capacity(JSON_FLOAT_ROOM);
+    write_float(&mut out, value, |out, value| {
         let decimal = Decimal::new(value);
         if value != 0.0 && !(1e-6..1e21).contains(&value) {
             decimal.write_exponent(out);
@@ -181,6 +190,23 @@ pub fn write_json_float(out: &mut Vec<u8>, value: f64) {
             decimal.write_fixed(out);
         }
     });
+    put(room, &out)
+}
+
+/// Copies a short text by two copies of a constant length, which may overlap: a few instructions.
+fn put(room: &mut [u8; JSON_FLOAT_ROOM], text: &[u8]) -> usize {
+    fn ends<const N: usize>(room: &mut [u8; JSON_FLOAT_ROOM], text: &[u8]) -> bool {
+        let (Some(first), Some(last)) = (text.first_chunk::<N>(), text.last_chunk::<N>()) else {
+            return false;
+        };
+        room[..N].copy_from_slice(first);
+        room[text.len() - N..text.len()].copy_from_slice(last);
+        true
+    }
+    if !(ends::<16>(room, text) || ends::<8>(room, text) || ends::<4>(room, text)) {
+        room[..text.len()].copy_from_slice(text);
+    }
+    text.len()
 }
 
 /// Reads a number literal: Go's integers (decimal, `0x`, `0o`, `0b`, octal with a leading zero, underscores

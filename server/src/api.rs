@@ -11,6 +11,7 @@ pub mod json;
 mod labels;
 mod pages;
 pub mod params;
+mod points;
 mod query;
 pub mod response;
 pub mod sending;

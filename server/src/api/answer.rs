@@ -3,11 +3,13 @@
 //! Source: Prometheus v3.14, `web/api/v1/json_codec.go`.
 
 use super::json;
+pub use super::points::Steps;
+use super::points::{Points, TimeTexts};
 use super::response::{TRUNCATED, write_end};
 use super::sending::{LARGE_BYTES, PIECE_BYTES, Render};
 use crate::queries::Registered;
 use chronolith_model::FloatHistogram;
-use chronolith_query::go_format::{format_float, write_json_float};
+use chronolith_query::go_format::format_float;
 use chronolith_query::{
     Charge, InstantSample, MemoryAccount, QueryError, QueryOutput, RangeSeries, ResultLabels, SampleValue,
     Value,
@@ -45,76 +47,7 @@ struct OpenSeries {
     floats: IntoIter<(i64, f64)>,
     histograms: IntoIter<(i64, Arc<FloatHistogram>)>,
     list: List,
-    /// The step that is expected next.
-    step: usize,
-}
-
-/// The steps of a query: samples stand at them.
-#[derive(Clone, Copy, Debug)]
-pub struct Steps {
-    /// Of the first one, in milliseconds.
-    pub start: i64,
-    /// Milliseconds between them.
-    pub interval: i64,
-    /// How many.
-    pub n: usize,
-}
-
-/// The starts of samples by step: the text of each is made once, and copied for all series.
-struct TimeTexts {
-    steps: Steps,
-    texts: Vec<TimeText>,
-}
-
-/// `[1795369335.500,"`; empty as long as nobody has asked for it.
-#[derive(Clone, Copy, Default)]
-struct TimeText {
-    text: [u8; TIME_TEXT_BYTES],
-    length: u8,
-}
-
-/// The longest time has a sign, 16 digits, a point and three digits.
-const TIME_TEXT_BYTES: usize = 24;
-
-impl TimeTexts {
-    fn new(steps: Steps) -> Self {
-        Self { steps, texts: Vec::new() }
-    }
-
-    /// Writes the start of a sample at `time`; `step` is where it is expected, and becomes the one after it.
-    fn write(&mut self, out: &mut Vec<u8>, step: &mut usize, time: i64) {
-        let Steps { start, interval, n } = self.steps;
-        let time_of = |step: usize| start.wrapping_add(interval.wrapping_mul(step as i64));
-        if time_of(*step) != time {
-            *step = usize::try_from((time.wrapping_sub(start)) / interval.max(1)).unwrap_or(n);
-        }
-        if *step >= n || time_of(*step) != time {
-            return write_time(out, time);
-        }
-        if self.texts.len() <= *step {
-            self.texts.resize((2 * self.texts.len()).clamp(*step + 1, n), TimeText::default());
-        }
-        let text = &mut self.texts[*step];
-        *step += 1;
-        if text.length == 0 {
-            let start = out.len();
-            write_time(out, time);
-            let new = &out[start..];
-            text.text[..new.len()].copy_from_slice(new);
-            text.length = new.len() as u8;
-            return;
-        }
-        // A copy of constant length is a few instructions.
-        let end = out.len() + usize::from(text.length);
-        out.extend_from_slice(&text.text);
-        out.truncate(end);
-    }
-}
-
-fn write_time(out: &mut Vec<u8>, time: i64) {
-    out.push(b'[');
-    json::timestamp(out, time);
-    out.extend_from_slice(b",\"");
+    points: Points,
 }
 
 /// Which list of a series is open.
@@ -282,7 +215,7 @@ impl QueryAnswer {
                     floats: series.floats.into_iter(),
                     histograms: series.histograms.into_iter(),
                     list: List::None,
-                    step: 0,
+                    points: Points::default(),
                 });
                 true
             }
@@ -301,20 +234,10 @@ fn separate(out: &mut Vec<u8>, any: &mut bool) {
 impl OpenSeries {
     /// Writes points until `out` is as long as `goal`; false once the series is whole.
     fn write(&mut self, out: &mut Vec<u8>, goal: usize, times: &mut TimeTexts) -> bool {
-        // Bits of the last value of this piece and where its text is: many do not change from step to step.
-        let mut last = (0, 0..0);
         while out.len() < goal {
-            if let Some((time, value)) = self.floats.next() {
+            if !self.floats.as_slice().is_empty() {
                 self.open(out, List::Floats, b",\"values\":[");
-                times.write(out, &mut self.step, time);
-                let start = out.len();
-                if last.0 == value.to_bits() && !last.1.is_empty() {
-                    out.extend_from_within(last.1);
-                } else {
-                    write_json_float(out, value);
-                    out.extend_from_slice(b"\"]");
-                }
-                last = (value.to_bits(), start..out.len());
+                self.points.write(out, &mut self.floats, times);
             } else if let Some((time, value)) = self.histograms.next() {
                 self.open(out, List::Histograms, b",\"histograms\":[");
                 out.push(b'[');
@@ -353,9 +276,8 @@ fn instant_sample(out: &mut Vec<u8>, sample: &InstantSample, times: &mut TimeTex
     match &sample.value {
         SampleValue::Float(value) => {
             out.extend_from_slice(b",\"value\":");
-            times.write(out, &mut 0, sample.timestamp);
-            write_json_float(out, *value);
-            out.extend_from_slice(b"\"]}");
+            Points::default().write(out, &mut std::iter::once((sample.timestamp, *value)), times);
+            out.push(b'}');
         }
         SampleValue::Histogram(value) => {
             out.extend_from_slice(b",\"histogram\":[");
@@ -470,24 +392,6 @@ mod tests {
             Value::Matrix(vec![series.clone(), RangeSeries { floats: vec![], ..series }]),
             "\"resultType\":\"matrix\",\"result\":[{\"metric\":{},\"values\":[[0.002,\"1\"]],\"histograms\":[[0.001,{\"count\":\"0\",\"sum\":\"0\"}],[0.003,{\"count\":\"0\",\"sum\":\"0\"}]]},{\"metric\":{},\"histograms\":[[0.001,{\"count\":\"0\",\"sum\":\"0\"}],[0.003,{\"count\":\"0\",\"sum\":\"0\"}]]}]",
         );
-    }
-
-    #[test]
-    fn times_have_the_same_text_whether_they_are_steps_or_not() {
-        for steps in [
-            STEPS,
-            Steps { start: -250, interval: 1, n: 11_000 },
-            Steps { start: i64::MIN, interval: 0, n: 1 },
-        ] {
-            let mut texts = TimeTexts::new(steps);
-            let mut step = 0;
-            for time in [1000, 1500, 2500, 1000, 1001, -250, -249, 50_500, 51_000, i64::MIN, i64::MAX, 0] {
-                let (mut found, mut expected) = (Vec::new(), Vec::new());
-                texts.write(&mut found, &mut step, time);
-                write_time(&mut expected, time);
-                assert_eq!(String::from_utf8(found), String::from_utf8(expected), "{steps:?} {time}");
-            }
-        }
     }
 
     #[test]
