@@ -175,7 +175,7 @@ mod tests {
     fn written(points: &[(i64, f64)], steps: Steps) -> String {
         let (mut out, mut list) = (Vec::new(), Points::default());
         let mut times = TimeTexts::new(steps);
-        let mut left = points.to_vec().into_iter();
+        let mut left = points.iter().copied();
         while left.len() > 0 {
             if !out.is_empty() {
                 out.push(b',');
